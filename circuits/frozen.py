@@ -1,0 +1,211 @@
+"""One unmodified forward pass of a model on one prompt, frozen into affine maps.
+
+Hold every attention pattern P and every norm denominator s at its value on the prompt, and take each MLP's output as
+given. What is left of a decoder is affine in the residual stream r [token d] (Elhage et al. 2021; Ameisen et al. 2025):
+
+    norm       N r   = gain * centre(r) / s + bias               (no centring in RMSNorm; Gemma's gain is 1 + w)
+    attention  A r   = post(sum_h P_h (N r W_V^h + b_V^h) W_O^h + b_O)
+    block      r_mid = r + A r;   r' = r_mid + post(mlp_out)     (parallel blocks: both branches read r)
+    logits     N_final r W_U + b_U                               (before any soft-cap)
+
+An affine map is a linear map plus a constant. The transpose of the linear part moves a cotangent g (the gradient of some
+target) backwards without autograd; the constants, met by the cotangents on their way, make the bias leaf. `Norm` and `Block` have both,
+each restricted to the first `t` tokens when it is given cotangents of that length: later positions cannot act on earlier ones.
+
+Everything is found by hook names and weight accessors of TransformerLens' bridge, not by a list of architectures; which
+residual stream the MLP reads is seen from the captured tensors. `check.py` decides whether a model is really of this form.
+
+Trap: RMSNorm of transformers computes in float32 even inside a float64 model. Returning a copy from `hook_scale` makes
+the bridge rebuild the norm in the model's own dtype; float64 passes do that, so that identities hold to 1e-15.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..saes.errors import UserError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+class Norm(NamedTuple):
+    """A norm with its denominators held: z -> gain * centre(z) / scale + bias."""
+
+    gain: Float[Tensor, "d"]
+    bias: Float[Tensor, "d"] | None
+    scale: Float[Tensor, "token 1"]
+    is_centred: bool
+
+    def linear(self, z: Float[Tensor, "*batch token d"]) -> Float[Tensor, "*batch token d"]:
+        """The linear part, forwards."""
+        return self.gain * self._centre(z) / self.scale[: z.shape[-2]]
+
+    def adjoint(self, g: Float[Tensor, "*batch token d"]) -> Float[Tensor, "*batch token d"]:
+        """The transpose of the linear part: cotangent of the output -> cotangent of the input."""
+        return self._centre(self.gain * g / self.scale[: g.shape[-2]])
+
+    def adjoint_at(self, g: Float[Tensor, "row d"], positions: Int[Tensor, "row"]) -> Float[Tensor, "row d"]:
+        """`adjoint` for rows that each sit at a position of their own."""
+        return self._centre(self.gain * g / self.scale[positions])
+
+    def _centre(self, z: Tensor) -> Tensor:
+        return z - z.mean(-1, keepdim=True) if self.is_centred else z
+
+
+class Block(NamedTuple):
+    """One decoder block, frozen. A norm that the block lacks is None; so is everything of an MLP that it lacks."""
+
+    pattern: Float[Tensor, "head query key"]
+    W_V: Float[Tensor, "kv d e"]
+    b_V: Float[Tensor, "kv e"] | None
+    W_O: Float[Tensor, "head e d"]
+    b_O: Float[Tensor, "d"] | None
+    attn_norm: Norm | None
+    attn_post: Norm | None
+    mlp_norm: Norm | None
+    mlp_post: Norm | None
+    is_parallel: bool
+    mlp: Any  # the bridge's MLP module: weights of the neurons
+    seen: dict[str, Float[Tensor, "token width"]]  # captured tensors: resid_pre, attn_out, mlp_in, mlp_out, pre, post, ...
+
+    def attention(self, r: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
+        """The linear part of the attention branch, forwards, from the block's input to what it adds to the stream."""
+        values = torch.einsum("td,kde->kte", self.attn_norm.linear(r) if self.attn_norm else r, self.W_V)
+        out = self._mix(values)
+        return self.attn_post.linear(out) if self.attn_post else out
+
+    def attention_adjoint(self, g: Float[Tensor, "row token d"]) -> Float[Tensor, "row token d"]:
+        """The transpose of `attention`: cotangent of the branch's output -> cotangent of the block's input."""
+        heads, e, d = self.W_O.shape
+        kv, t = self.W_V.shape[0], g.shape[-2]
+        if self.attn_post:
+            g = self.attn_post.adjoint(g)
+        u = (g @ self.W_O.reshape(heads * e, d).T).unflatten(-1, (heads, e))
+        v = torch.einsum("hqk,bqhe->bkhe", self.pattern[:, :t, :t], u)
+        grouped = v.unflatten(2, (kv, heads // kv)).sum(3)  # query heads of one key-value group stand together
+        s = grouped.flatten(2) @ self.W_V.transpose(1, 2).reshape(kv * e, d)
+        return self.attn_norm.adjoint(s) if self.attn_norm else s
+
+    def attention_constant(self) -> Float[Tensor, "token d"]:
+        """What the attention branch adds whatever it reads: the norm's bias through P, P b_V W_O, b_O, the post-norm's bias."""
+        tokens, d = self.seen["resid_pre"].shape
+        values = self.W_O.new_zeros(self.W_V.shape[0], 1, self.W_V.shape[2])
+        if self.attn_norm and self.attn_norm.bias is not None:
+            values = values + torch.einsum("d,kde->ke", self.attn_norm.bias, self.W_V)[:, None]
+        if self.b_V is not None:
+            values = values + self.b_V[:, None]
+        out = self._mix(values.expand(-1, tokens, -1))
+        if self.b_O is not None:
+            out = out + self.b_O
+        return _affine(self.attn_post, out)
+
+    def _mix(self, values: Float[Tensor, "kv token e"]) -> Float[Tensor, "token d"]:
+        spread = values.repeat_interleave(self.W_O.shape[0] // self.W_V.shape[0], dim=0)
+        return torch.einsum("hqk,hke,hed->qd", self.pattern, spread, self.W_O)
+
+
+class FrozenPass(NamedTuple):
+    """All that a prompt's forward pass left behind. `logits` are the last position's, before any soft-cap."""
+
+    tokens: Int[Tensor, "token"]
+    embed: Float[Tensor, "token d"]
+    pos_embed: Float[Tensor, "token d"] | None
+    blocks: list[Block]
+    final: Norm
+    final_in: Float[Tensor, "token d"]
+    W_U: Float[Tensor, "d vocab"]
+    b_U: Float[Tensor, "vocab"] | None
+    logits: Float[Tensor, "vocab"]
+    probabilities: Float[Tensor, "vocab"]
+
+
+def _affine(norm: Norm | None, z: Tensor) -> Tensor:
+    if norm is None:
+        return z
+    return norm.linear(z) if norm.bias is None else norm.linear(z) + norm.bias
+
+
+PER_BLOCK = ("hook_resid_pre", "hook_attn_out", "attn.hook_in", "attn.hook_pattern", "hook_mlp_out", "hook_resid_post", "ln1.hook_scale",
+             "ln2.hook_scale", "ln2.hook_in", "ln1_post.hook_scale", "ln2_post.hook_scale", "mlp.hook_in", "mlp.hook_pre",
+             "mlp.hook_pre_linear", "mlp.hook_post", "mlp.hook_out")  # fmt: skip
+GLOBAL = ("hook_embed", "hook_pos_embed", "ln_final.hook_in", "ln_final.hook_scale", "hook_unembed")
+
+
+def capture(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> FrozenPass:
+    """Run `model` once on `tokens`, unmodified, and keep what the frozen maps need.
+
+    Raises UserError when an activation is not finite or the model lacks the hooks of a decoder.
+    """
+    seen, logits = run(model, tokens)
+    needed = [f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers) for name in PER_BLOCK[:4]]
+    missing = [name for name in (*needed, "hook_embed", "ln_final.hook_scale", "hook_unembed") if name not in seen]
+    if missing:
+        raise UserError(f"expected a decoder that fires {missing[0]}; got {model.cfg.model_name}, which does not; trace another model")
+    broken = next((name for name, value in seen.items() if not _is_finite(value)), None)
+    if broken is not None:
+        raise UserError(f"expected finite activations; got NaN or infinity at {broken}; check the model's weights and dtype")
+    final = _norm(model.ln_final, seen["ln_final.hook_scale"])
+    blocks = [_block(block, layer, seen) for layer, block in enumerate(model.blocks)]
+    return FrozenPass(tokens, seen["hook_embed"], seen.get("hook_pos_embed"), blocks, final, seen["ln_final.hook_in"],
+                      model.unembed.W_U, model.unembed.b_U, seen["hook_unembed"][-1], logits.double().softmax(-1))  # fmt: skip
+
+
+def run(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> tuple[dict[str, Tensor], Float[Tensor, "vocab"]]:
+    """One forward pass: the tensors of the hooks named above without their batch axis, and the last position's logits."""
+    seen: dict[str, Tensor] = {}
+    per_block = [f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers) for name in PER_BLOCK]
+    scales = [name for name in per_block + list(GLOBAL) if name.endswith("hook_scale")]
+    is_double = next(model.parameters()).dtype == torch.float64
+
+    def keep(value: Tensor, hook: Any, name: str) -> Tensor | None:
+        # OPT flattens batch and token before its second norm; with one prompt the token axis is what is left.
+        seen[name] = value.detach()[0] if value.ndim > 2 else value.detach()
+        return value.clone() if is_double and name in scales else None
+
+    def hook_for(name: str) -> Any:
+        return lambda value, hook: keep(value, hook, name)
+
+    present = model.hook_dict  # built anew at every access
+    hooks = [(name, hook_for(name)) for name in (*per_block, *GLOBAL) if name in present]
+    with torch.no_grad(), quiet():
+        logits = model.run_with_hooks(tokens[None], fwd_hooks=hooks)
+    return seen, logits[0, -1]
+
+
+def quiet() -> warnings.catch_warnings:
+    """Silence the bridge's notice that a norm's scale was edited: that is the purpose."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
+
+
+def _is_finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+
+
+def _norm(module: Any, scale: Tensor | None) -> Norm | None:
+    if module is None or scale is None:
+        return None
+    gain = module.weight + 1 if module.uses_weight_offset else module.weight
+    bias = getattr(module, "bias", None)
+    return Norm(gain.detach(), bias, scale.reshape(-1, 1).to(gain.dtype), not module.uses_rms_norm)
+
+
+def _block(block: Any, layer: int, seen: dict[str, Tensor]) -> Block:
+    prefix = f"blocks.{layer}."
+    mine = {name.removeprefix(prefix): value for name, value in seen.items() if name.startswith(prefix)}
+    norms = {name: _norm(block.submodules.get(name), mine.get(f"{name}.hook_scale")) for name in ("ln1", "ln2", "ln1_post", "ln2_post")}
+    attn, resid_pre = block.attn, mine["hook_resid_pre"]
+    mlp_norm = norms["ln2"]
+    is_parallel = "ln2.hook_in" in mine and torch.equal(mine["ln2.hook_in"], resid_pre)
+    if mlp_norm is None and "mlp.hook_in" in mine and torch.equal(mine["mlp.hook_in"], mine["attn.hook_in"]):
+        mlp_norm, is_parallel = norms["ln1"], True
+    kept = {"resid_pre": resid_pre, "resid_post": mine["hook_resid_post"], "attn_out": mine["hook_attn_out"]}
+    kept |= {name: mine[hook] for name, hook in (("mlp_in", "mlp.hook_in"), ("mlp_out", "mlp.hook_out"), ("pre", "mlp.hook_pre"),
+             ("pre_linear", "mlp.hook_pre_linear"), ("post", "mlp.hook_post"), ("mlp_added", "hook_mlp_out")) if hook in mine}  # fmt: skip
+    return Block(mine["attn.hook_pattern"].to(attn.W_V.dtype), attn.W_V, attn.b_V, attn.W_O, attn.b_O, norms["ln1"], norms["ln1_post"],
+                 mlp_norm, norms["ln2_post"], is_parallel, block.submodules.get("mlp"), kept)  # fmt: skip

@@ -1,0 +1,197 @@
+"""Graph: why one prompt gave one output, with a ledger that closes.
+
+Nodes stand in causal order (every edge goes from a lower to a higher index): leaves, then features by layer, then the
+logit targets. An edge's weight is what its source contributes to its target, so that the weights into a target sum to
+the target's value in the unmodified forward pass: the centred logit before any soft-cap, a latent's or plain neuron's
+pre-activation, a gated neuron's activation. `residual` is the worst |value - sum| / sum |weights| over all rows.
+
+| kind | what | value |
+|---|---|---|
+| token, position | the token's embedding; the learned positional embedding | norm of the vector |
+| bias | constants of one layer met on the way (norm biases, b_V, b_O, b_out, b_dec, b_enc, b_U), summed over positions | 0 |
+| first | the MLP's output at position 0, the attention sink | norm |
+| error | a transcoder's reconstruction error at a position, or the whole output where it is not to be trusted | norm |
+| rest | all sources of a layer and position that did not become nodes (layer -1: what pruning folded together, by sign) | norm, or 0 |
+| latent, neuron | a transcoder latent; a neuron of the model's own MLP | activation |
+| logit | a target | its value |
+
+On disk a graph is one safetensors file (tensors below, exact) with JSON in its header, so that opening a stranger's
+graph runs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..saes.errors import UserError
+from ..saes.io import write_tensors
+
+KINDS = ("token", "position", "bias", "first", "error", "rest", "neuron", "latent", "logit")
+FEATURES = ("neuron", "latent")
+SCHEMA = 1
+
+
+class Node(NamedTuple):
+    """One node. `layer` is -1 for embeddings and n_layers for logits; -1 in `position` or `index` means "none"."""
+
+    kind: str
+    layer: int
+    position: int
+    index: int  # latent, neuron or token id
+    value: float
+    label: str
+    attribution: float = 0.0  # signed total attribution to the weighted targets, through every path
+    weight: float = 0.0  # of a logit: its weight among the targets
+
+    @property
+    def is_feature(self) -> bool:
+        """True for what has incoming edges of its own and can be intervened on: neurons and latents."""
+        return self.kind in FEATURES
+
+
+class Edges(NamedTuple):
+    """Sparse edges, ordered by target and then source."""
+
+    target: Int[Tensor, "edge"]
+    source: Int[Tensor, "edge"]
+    weight: Float[Tensor, "edge"]
+
+
+class Graph:
+    """`nodes`, `edges`, `row_values` (value of every node's row, NaN for leaves) and `metadata` (JSON data)."""
+
+    def __init__(self, nodes: list[Node], edges: Edges, row_values: Float[Tensor, "node"], metadata: dict[str, Any]):
+        self.nodes, self.edges, self.row_values, self.metadata = tuple(nodes), edges, row_values, metadata
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def residual(self) -> float:
+        """Worst |value - sum of incoming edges| / sum |incoming edges| over all rows: 0 when the ledger closes."""
+        rows = ~self.row_values.isnan()
+        return float(self.row_residuals()[rows].max()) if rows.any() else 0.0
+
+    def row_residuals(self) -> Float[Tensor, "node"]:
+        """The same for every node; NaN for leaves, which have no row."""
+        total = self._into(self.edges.weight)
+        mass = self._into(self.edges.weight.abs())
+        return (self.row_values.double() - total).abs() / mass.clamp_min(torch.finfo(torch.float64).tiny)
+
+    def _into(self, weight: Float[Tensor, "edge"]) -> Float[Tensor, "node"]:
+        return torch.zeros(len(self), dtype=torch.float64).index_add_(0, self.edges.target, weight.double())
+
+    def of_kind(self, *kinds: str) -> Int[Tensor, "wanted"]:
+        """Indices of the nodes of these kinds."""
+        return torch.tensor([i for i, node in enumerate(self.nodes) if node.kind in kinds], dtype=torch.int64)
+
+    def column(self, field: str) -> Tensor:
+        """One numeric field of all nodes (`layer`, `position`, `index`, `value`, `attribution`, `weight`) as a tensor."""
+        return torch.tensor([getattr(node, field) for node in self.nodes])
+
+    def incoming(self, target: int) -> list[tuple[Node, float]]:
+        """The sources of one node and their weights, largest |weight| first."""
+        mine = self.edges.target == target
+        pairs = zip(self.edges.source[mine].tolist(), self.edges.weight[mine].tolist(), strict=True)
+        return sorted(((self.nodes[source], weight) for source, weight in pairs), key=lambda pair: -abs(pair[1]))
+
+    def scores(self) -> Any:
+        """Replacement and completeness, strict and as circuit-tracer defines them; see `scores.Scores`."""
+        from .scores import scores
+
+        return scores(self)
+
+    def prune(self, nodes: float = 0.8, edges: float = 0.98) -> Graph:
+        """The part that carries these shares of influence; what goes is folded into two rest leaves. See `prune.prune`."""
+        from .prune import prune
+
+        return prune(self, nodes, edges)
+
+    def paths(self, n: int = 5, target: int | None = None) -> list[Any]:
+        """The n strongest paths from token embeddings to a target (an index into `nodes`; default: the heaviest logit)."""
+        from .paths import paths
+
+        return paths(self, n, target)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, atomically; `Graph.load` gives back equal tensors and metadata."""
+        path = Path(path)
+        codes = torch.tensor([KINDS.index(node.kind) for node in self.nodes], dtype=torch.uint8)
+        numbers = torch.tensor([node[1:4] for node in self.nodes], dtype=torch.int64).reshape(-1, 3)
+        reals = torch.tensor([(node.value, node.attribution, node.weight) for node in self.nodes], dtype=torch.float64).reshape(-1, 3)
+        tensors = {"kind": codes, "place": numbers, "amount": reals, "row_values": self.row_values}
+        tensors |= {"target": self.edges.target, "source": self.edges.source, "weight": self.edges.weight}
+        header = {"schema": SCHEMA, "labels": [node.label for node in self.nodes], "metadata": self.metadata}
+        write_tensors(path, tensors, {"unweave_graph": json.dumps(header)})
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> Graph:
+        """Read a graph file; UserError when it is missing, truncated, of another kind, or inconsistent."""
+        tensors, header = _read(Path(path))
+        try:
+            return _rebuild(tensors, header)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"expected a graph file at {path}; its contents do not fit together ({error}); trace it again") from error
+
+    def __repr__(self) -> str:
+        count = Counter(node.kind for node in self.nodes)
+        kinds = ", ".join(f"{count[kind]:,} {kind}" for kind in KINDS if count[kind])
+        head = f"Graph({self.metadata.get('prompt', '')!r}: {kinds}; {len(self.edges.weight):,} edges; residual {self.residual:.1e})"
+        return "\n".join([head, *(f"  target {node.label!r}: {node.value:.3f} (weight {node.weight:.3f})" for node in self.nodes if node.kind == "logit")])
+
+    def table(self, n: int = 20) -> str:
+        """The n features of largest total attribution as text: place, label, activation, signed attribution."""
+        features = sorted((node for node in self.nodes if node.is_feature), key=lambda node: -abs(node.attribution))[:n]
+        tokens = self.metadata.get("token_strings", [])
+        lines = [f"{'layer':>5} {'position':<18} {'feature':<16} {'value':>9} {'attribution':>12}"]
+        for node in features:
+            place = f"{node.position} {tokens[node.position]!r}" if node.position < len(tokens) else str(node.position)
+            lines.append(f"{node.layer:>5} {place:<18.18} {node.kind + ' ' + str(node.index):<16} {node.value:>9.3f} {node.attribution:>+12.4f}")
+        return "\n".join(lines)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            header = json.loads((file.metadata() or {}).get("unweave_graph", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise UserError(f"expected a graph file at {path}; could not read it ({error}); check the path or trace it again") from error
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        raise UserError(f"expected a graph file of schema {SCHEMA} at {path}; got another kind of file; trace it again")
+    return tensors, header
+
+
+def _rebuild(tensors: dict[str, Tensor], header: dict[str, Any]) -> Graph:
+    labels, kinds = header["labels"], tensors["kind"].tolist()
+    places, amounts = tensors["place"], tensors["amount"]
+    edges = Edges(tensors["target"], tensors["source"], tensors["weight"])
+    count = len(kinds)
+    _require(isinstance(header["metadata"], dict), "metadata is not an object")
+    _require(isinstance(labels, list) and len(labels) == count and all(isinstance(label, str) for label in labels), "labels and nodes differ")
+    _require(places.shape == (count, 3) and amounts.shape == (count, 3) and tensors["row_values"].shape == (count,), "node tensors differ in length")
+    _require(not places.is_floating_point() and amounts.is_floating_point() and edges.weight.is_floating_point(), "a tensor has the wrong type")
+    _require(edges.target.shape == edges.source.shape == edges.weight.shape and edges.weight.ndim == 1, "edge tensors differ in length")
+    _require(edges.target.dtype == edges.source.dtype == torch.int64, "edge indices are not int64")
+    if len(edges.weight):
+        ordered = bool((edges.source < edges.target).all())
+        _require(ordered and int(edges.source.min()) >= 0 and int(edges.target.max()) < count, "edges are not in causal order")
+        _require(bool(edges.weight.isfinite().all()), "an edge is not finite")
+    nodes = [Node(KINDS[kind], *place, value, label, attribution, weight)
+             for kind, place, (value, attribution, weight), label in zip(kinds, places.tolist(), amounts.tolist(), labels, strict=True)]  # fmt: skip
+    return Graph(nodes, edges, tensors["row_values"], header["metadata"])
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)

@@ -1,0 +1,98 @@
+"""Prune a graph to the part that carries most of the influence, without opening the ledger.
+
+1. Nodes: with influence I (scores.py), keep the features and leaves of largest I until they carry the share `nodes` of what reaches
+   any of them; tokens and targets always stay. `rest` leaves hold no one thing and are not candidates.
+2. Edges: scored by Ahat[t, s] (I[t] + w[t]) on what is left, kept until they carry the share `edges`.
+3. Features that have lost all edges out, or all edges in, go too, until nothing changes.
+
+What goes is not dropped: each weight is added to an edge from one of two `rest` leaves into the same target, one for what
+raised it and one for what lowered it. So every row still sums to its value, and keeps its absolute sum too: shares of
+what stays do not change, and strict scores of a pruned graph can only fall (one rest leaf would let opposite signs cancel).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..saes.errors import UserError
+from .graph import FEATURES, Edges, Graph, Node
+from .scores import influence, normalised, target_weights
+
+
+def prune(graph: Graph, nodes: float = 0.8, edges: float = 0.98) -> Graph:
+    """The graph's part that carries the share `nodes` of influence on nodes, and `edges` of that on edges."""
+    for name, share in (("nodes", nodes), ("edges", edges)):
+        if not 0 <= share <= 1:
+            raise UserError(f"expected {name} as a share from 0 to 1; got {share}; give for example 0.8")
+    weights = target_weights(graph)
+    arriving = influence(graph.edges, normalised(graph.edges, len(graph)), weights)
+    kept = _kept_nodes(graph, arriving, nodes)
+    alive = _kept_edges(graph, kept, weights, edges)
+    kept, alive = _settle(graph, kept, alive)
+    return fold(graph, kept, alive)
+
+
+def _largest(size: Float[Tensor, "item"], share: float) -> Bool[Tensor, "item"]:
+    """The fewest items of largest size that carry `share` of the sum."""
+    ordered = size.sort(descending=True)
+    before = ordered.values.cumsum(0) - ordered.values
+    keep = torch.zeros(len(size), dtype=torch.bool)
+    keep[ordered.indices[(before < share * size.sum()) & (ordered.values > 0)]] = True
+    return keep
+
+
+def _kept_nodes(graph: Graph, arriving: Float[Tensor, "node"], share: float) -> Bool[Tensor, "node"]:
+    always = _of_kind(graph, "token", "logit")
+    candidate = ~always & ~_of_kind(graph, "rest")
+    return always | _largest(arriving * candidate, share)
+
+
+def _kept_edges(graph: Graph, kept: Bool[Tensor, "node"], weights: Float[Tensor, "node"], share: float) -> Bool[Tensor, "edge"]:
+    inside = kept[graph.edges.target] & kept[graph.edges.source]
+    part = Edges(*(column[inside] for column in graph.edges))
+    shares = normalised(part, len(graph))
+    through = influence(part, shares, weights) + weights
+    alive = torch.zeros_like(inside)
+    alive[inside] = _largest(shares * through[part.target], share)
+    return alive
+
+
+def _settle(graph: Graph, kept: Bool[Tensor, "node"], alive: Bool[Tensor, "edge"]) -> tuple[Bool[Tensor, "node"], Bool[Tensor, "edge"]]:
+    """Drop features without edges out or in, and other leaves but tokens without edges out, until none is left."""
+    feature, fixed = _of_kind(graph, *FEATURES), _of_kind(graph, "token", "logit")
+    while True:
+        has_out, has_in = torch.zeros_like(kept), torch.zeros_like(kept)
+        has_out[graph.edges.source[alive]] = True
+        has_in[graph.edges.target[alive]] = True
+        stays = kept & (fixed | (has_out & (has_in | ~feature)))
+        if torch.equal(stays, kept):
+            return kept, alive
+        kept = stays
+        alive = alive & kept[graph.edges.target] & kept[graph.edges.source]
+
+
+def fold(graph: Graph, kept: Bool[Tensor, "node"], alive: Bool[Tensor, "edge"]) -> Graph:
+    """The graph on the `kept` nodes and `alive` edges; all other weights into kept rows become edges from the two rest leaves."""
+    # The rest leaves go first: an index below every target's keeps the causal order.
+    number = torch.full((len(graph),), -1, dtype=torch.int64)
+    number[kept] = torch.arange(2, int(kept.sum()) + 2)
+    old, folded = graph.edges, ~alive & kept[graph.edges.target]
+    pieces = [Edges(*(column[alive] for column in old))]
+    pieces[0] = Edges(number[pieces[0].target], number[pieces[0].source], pieces[0].weight)
+    for leaf, sign in enumerate((1, -1)):
+        mine = folded & (old.weight * sign > 0)
+        lost = torch.zeros(len(graph), dtype=torch.float64).index_add_(0, old.target[mine], old.weight[mine].double())
+        rows = lost.nonzero()[:, 0]
+        pieces.append(Edges(number[rows], torch.full_like(rows, leaf), lost[rows].to(old.weight)))
+    target, source, weight = (torch.cat(columns) for columns in zip(*pieces, strict=True))
+    order = torch.argsort(target * (len(graph) + 2) + source)
+    rest = [Node("rest", -1, -1, -1, 0.0, f"everything else that {does} it") for does in ("raises", "lowers")]
+    nodes = rest + [node for node, keep in zip(graph.nodes, kept.tolist(), strict=True) if keep]
+    values = torch.cat([graph.row_values.new_full((2,), float("nan")), graph.row_values[kept]])
+    return Graph(nodes, Edges(target[order], source[order], weight[order]), values, graph.metadata)
+
+
+def _of_kind(graph: Graph, *kinds: str) -> Bool[Tensor, "node"]:
+    return torch.tensor([node.kind in kinds for node in graph.nodes], dtype=torch.bool)

@@ -1,0 +1,108 @@
+"""`sae-train`, and what every command shares: flags from functions, one JSON object with --json, plain errors.
+
+A command is a function whose annotated arguments are its flags (tyro) and which returns the dictionary that `--json` prints.
+Standard output carries the result and nothing else; progress and notes go to standard error. Exit codes: 0 done, 2 a user's
+mistake (one line, no traceback), 130 interrupted (what was done stays resumable).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from .config import TrainConfig
+from .errors import UserError
+
+Result = dict[str, Any]
+Folder = Annotated[Path, tyro.conf.Positional]
+Flat = tyro.conf.OmitArgPrefixes
+
+
+def run_command(call: Callable[[], Result], as_json: bool) -> int:
+    """Run a command's work, print its result, and turn a user's mistake into one line and exit code 2."""
+    try:
+        result = call()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or ''}; check the path, its permissions and the disk", file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was written stays, go on with --resume", file=sys.stderr)
+        return 130
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, default=str))
+    else:
+        for name, value in result.items():
+            print(f"{name:<20} {_show(value)}")
+    return 0
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(_show(item) for item in value)
+    return ", ".join(f"{key} {_show(item)}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+
+
+def sae_train(
+    shards: Folder,
+    out: Path,
+    config: Annotated[TrainConfig, Flat],
+    resume: bool = False,
+    device: str | None = None,
+) -> Result:
+    """Train a dictionary on cached activations (Shards → Dictionary).
+
+    Args:
+        shards: Folder of cached activations (`unweave cache` makes one).
+        out: Folder for the run: config, log, checkpoint, and the dictionary.
+        config: How to train.
+        resume: Go on from the last checkpoint of a run that was interrupted.
+        device: Device to train on, e.g. cuda or cpu; left out: CUDA where there is one.
+    """
+    from .shards import Shards
+    from .train import train
+
+    dictionary = train(config, Shards.open(shards), out, resume=resume, device=device)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return {"out": str(out), "dictionary": repr(dictionary), "fingerprint": dictionary.fingerprint, **json.loads(lines[-1])}
+
+
+def split_json_flag(arguments: list[str]) -> tuple[list[str], bool]:
+    """Take `--json` out of the arguments."""
+    return [argument for argument in arguments if argument != "--json"], "--json" in arguments
+
+
+def parse_and_run(command: Callable[..., Result], arguments: list[str], prog: str) -> int:
+    """Parse flags for one command and run it; parsing errors exit with 2, --help with 0."""
+    arguments, as_json = split_json_flag(arguments)
+    try:
+        call = tyro.cli(_deferred(command), args=arguments, prog=prog)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return run_command(call, as_json)
+
+
+def _deferred(command: Callable[..., Result]) -> Callable[..., Callable[[], Result]]:
+    """The same signature, but calling it only binds the arguments: parsing is over before work begins."""
+    import functools
+
+    @functools.wraps(command)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], Result]:
+        return lambda: command(*args, **kwargs)
+
+    return bind
+
+
+def main() -> None:
+    """Entry point of `sae-train`."""
+    sys.exit(parse_and_run(sae_train, sys.argv[1:], "sae-train"))

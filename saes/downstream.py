@@ -1,0 +1,119 @@
+"""What a dictionary does to the model's predictions: cross-entropy and KL with the written site replaced.
+
+Four replacements at the positions that the dictionary answers for: its reconstruction, zero, the mean, and (names ending in
+`_all`) the reconstruction and zero at every position. Everything is measured on the same blocks, in nats per predicted token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .dictionary import Dictionary
+from .shards import Shards
+from .splice import Replace, check_model, replacing
+from .text import Block, PaddedBlocks, pad_blocks
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+@torch.no_grad()
+def downstream(
+    dictionary: Dictionary,
+    shards: Shards,
+    model: TransformerBridge,
+    rows: Bool[Tensor, "row"],
+    mean: Float[Tensor, "d_out"],
+    tokens: int,
+    batch: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Cross-entropies, KL and recovered shares over about `tokens` tokens of the blocks that lie in `rows`."""
+    from .evaluate import bootstrap
+
+    check_model(dictionary, model)
+    device = next(model.parameters()).device
+    dictionary, mean = dictionary.to(device), mean.to(device)
+    ways: dict[str, tuple[Replace, bool]] = {
+        "reconstructed": (lambda x, y: dictionary(x), False),
+        "zero": (lambda x, y: torch.zeros_like(y), False),
+        "mean": (lambda x, y: mean.expand_as(y), False),
+        "reconstructed_all": (lambda x, y: dictionary(x), True),
+        "zero_all": (lambda x, y: torch.zeros_like(y), True),
+    }
+    names = ["clean", *ways, "kl", "kl_all"]
+    sums: list[list[float]] = []
+    blocks = sample_blocks(shards, rows, tokens, seed)
+    for start in range(0, len(blocks), batch):
+        padded = pad_blocks(blocks[start : start + batch])
+        clean = log_probs(model, padded)
+        columns = {"clean": block_losses(clean, padded)}
+        for name, (replace, everywhere) in ways.items():
+            with replacing(model, dictionary, replace, everywhere):
+                changed = log_probs(model, padded)
+            columns[name] = block_losses(changed, padded)
+            if name.startswith("reconstructed"):
+                columns["kl" + name.removeprefix("reconstructed")] = block_kl(clean, changed, padded)
+        counts = padded.real[:, 1:].sum(1).tolist()
+        sums += [[*(columns[name][i] for name in names), counts[i]] for i in range(len(counts))]
+    table = torch.tensor(sums, dtype=torch.float64)
+    means = dict(zip(names, (table[:, :-1].sum(0) / table[:, -1].sum()).tolist(), strict=True))
+    paired = torch.stack([table[:, 1] - table[:, 0], table[:, -1]], 1)
+    return {
+        **{name if name.startswith("kl") else f"ce_{name}": value for name, value in means.items()},
+        "ce_tokens": int(table[:, -1].sum()),
+        "ce_added": means["reconstructed"] - means["clean"],
+        "ce_added_interval": bootstrap(paired, lambda s: s[:, 0] / s[:, 1], seed),
+        "ce_recovered": _recovered(means["zero"], means["reconstructed"], means["clean"]),
+        "ce_recovered_mean": _recovered(means["mean"], means["reconstructed"], means["clean"]),
+        "ce_recovered_all": _recovered(means["zero_all"], means["reconstructed_all"], means["clean"]),
+    }
+
+
+def _recovered(ablated: float, reconstructed: float, clean: float) -> float | None:
+    """Share of the ablation's damage that the reconstruction avoids; None where the ablation does none."""
+    return (ablated - reconstructed) / (ablated - clean) if abs(ablated - clean) > 1e-6 else None
+
+
+def sample_blocks(shards: Shards, rows: Bool[Tensor, "row"], tokens: int, seed: int) -> list[Block]:
+    """Blocks of the cached text that lie in `rows`, in random order, until they hold `tokens` tokens."""
+    starts = torch.cat([(shards.positions == 0).nonzero().squeeze(1), torch.tensor([len(shards)])])
+    order = torch.randperm(len(starts) - 1, generator=torch.Generator().manual_seed(seed)).tolist()
+    blocks: list[Block] = []
+    total = 0
+    for i in order:
+        first, end = int(starts[i]), int(starts[i + 1])
+        if rows[first] and end - first > 1 and total < tokens:
+            blocks.append(Block(shards.tokens[first:end], int(shards.documents[first])))
+            total += end - first
+    return blocks
+
+
+def log_probs(model: TransformerBridge, blocks: PaddedBlocks) -> Float[Tensor, "batch seq vocab"]:
+    """Log-probabilities of every next token, in float32."""
+    device = next(model.parameters()).device
+    return model(blocks.tokens.to(device)).float().log_softmax(-1)
+
+
+def block_losses(log_p: Float[Tensor, "batch seq vocab"], blocks: PaddedBlocks) -> list[float]:
+    """Summed negative log-likelihood of each block's tokens after the first."""
+    targets = blocks.tokens[:, 1:].to(log_p.device)
+    nll = -log_p[:, :-1].gather(-1, targets[..., None]).squeeze(-1)
+    return (nll * blocks.real[:, 1:].to(log_p.device)).sum(1).tolist()
+
+
+def block_kl(clean: Tensor, changed: Tensor, blocks: PaddedBlocks) -> list[float]:
+    """Summed KL(clean || changed) over the positions that `block_losses` counts."""
+    kl = (clean.exp() * (clean - changed)).sum(-1)[:, :-1]
+    return (kl * blocks.real[:, 1:].to(kl.device)).sum(1).tolist()
+
+
+@torch.no_grad()
+def text_loss(model: TransformerBridge, tokens: Tensor) -> float:
+    """Mean cross-entropy in nats of one block of tokens, BOS included, after its first token."""
+    padded = pad_blocks([Block(tokens.cpu(), 0)])
+    return block_losses(log_probs(model, padded), padded)[0] / (len(tokens) - 1)

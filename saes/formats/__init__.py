@@ -1,0 +1,1 @@
+"""File formats of dictionaries. Each module has `save(dictionary, folder)` and `load(folder)`."""

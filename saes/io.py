@@ -1,0 +1,76 @@
+"""Files that are whole or absent: write under a temporary name, flush to the disk, rename.
+
+A rename within one folder is atomic on the file systems people use, so a reader sees the old file or the new one and
+a killed writer leaves at most a `.tmp-*` file, which nothing here ever opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`, on failure removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object; UserError naming `what` was expected when the file is missing or broken."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"expected {what} at {path}; could not read it ({error}); check the path or make it anew") from error
+    if not isinstance(data, dict):
+        raise UserError(f"expected {what} at {path}; got JSON that is not an object; make it anew")
+    return data
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically; tensors are made contiguous on the CPU."""
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, str(temporary), metadata=dict(metadata) if metadata else None)
+
+
+def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
+    """Read every tensor of a safetensors file; UserError naming `what` when it is missing, truncated or no such file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"expected {what} at {path}; could not read it ({error}); make it anew") from error
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,42 @@
+"""Losses of dictionary training, as pure functions of tensors.
+
+    reconstruction = mean_t |y - y_hat|^2 / mean_t |y - y_mean|^2                  (the fraction of variance unexplained)
+    auxk           = mean_t |e - e_hat|^2 / mean_t |e|^2,  e = y - y_hat held fixed,
+                     e_hat = the decoding of the top k_aux latents among the dead    (Gao et al. 2024, appendix A.2)
+
+The dead latents' pre-activations enter `auxk` without a ReLU: a latent that is negative everywhere would otherwise get no
+gradient from the loss that is there to revive it. Its gradient reaches W_enc, b_enc and W_dec of the dead rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..kernels import decode, topk
+
+
+def fraction_unexplained(y: Float[Tensor, "token d"], y_hat: Float[Tensor, "token d"]) -> Float[Tensor, ""]:
+    """Squared error over the variance of `y` about its mean in the batch."""
+    return (y - y_hat).square().sum() / (y - y.mean(0)).square().sum().clamp_min(1e-12)
+
+
+def auxk(
+    x: Float[Tensor, "token d_in"],
+    error: Float[Tensor, "token d_out"],
+    is_dead: Bool[Tensor, "latent"],
+    W_enc: Float[Tensor, "latent d_in"],
+    b_enc: Float[Tensor, "latent"],
+    W_dec: Float[Tensor, "latent d_out"],
+    k_aux: int,
+) -> Float[Tensor, ""]:
+    """How badly the dead latents explain the (detached) error; scaled down when fewer than `k_aux` are dead."""
+    dead = is_dead.nonzero().squeeze(1)
+    if not len(dead):
+        return error.new_zeros(())
+    k = min(k_aux, len(dead))
+    values, indices = topk(torch.addmm(b_enc[dead], x, W_enc[dead].T), k)
+    error = error.detach()
+    missed = (error - decode(values, indices, W_dec[dead])).square().sum() / error.square().sum().clamp_min(1e-12)
+    return missed * (k / k_aux)

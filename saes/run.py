@@ -1,0 +1,135 @@
+"""A training run's folder: its config, its log, its checkpoint and, at the end, its dictionary.
+
+`metrics.jsonl` has one line every `log_every` steps; clocks (`tokens_per_s`, `wall_s`) are fields of their own, everything
+else repeats exactly under the same seed. The checkpoint is one safetensors file, replaced atomically, holding weights, Adam's
+moments, dead-latent counters and the step, and the config and data fingerprint that it belongs to; on resume the log is cut
+back to the checkpoint's step.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .config import TrainConfig
+from .errors import UserError
+from .io import atomic_path, read_json, read_tensors, write_json, write_tensors
+
+if TYPE_CHECKING:
+    from .dictionary import Dictionary
+    from .rows import Rows
+    from .train import TrainState
+
+
+class Run:
+    """Shows progress, and keeps the files of a run when it has a folder."""
+
+    def __init__(self, config: TrainConfig, folder: Path | None, resume: bool, progress: bool):
+        self.config, self.folder = config, folder
+        self.finished = False
+        self._bar: tqdm | None = None
+        self._progress, self._clock, self._tokens = progress, time.perf_counter(), 0
+        if folder is None:
+            return
+        if folder.exists() and any(folder.iterdir()):
+            if not resume:
+                raise UserError(f"expected an empty folder for the run; {folder} has files; give --resume or another --out")
+            self._check_same(read_json(folder / "config.json", "the config of a training run"))
+            self.finished = (folder / "cfg.json").exists()
+        else:
+            write_json(folder / "config.json", config.to_dict())
+
+    def _check_same(self, old: dict[str, Any]) -> None:
+        now = json.loads(json.dumps(self.config.to_dict()))
+        differ = [key for key in now if old.get(key) != now[key]]
+        if differ:
+            came = ", ".join(f"{key} {now[key]} instead of {old.get(key)}" for key in differ)
+            raise UserError(f"expected to resume {self.folder} with the settings it was begun with; got {came}; use a new --out")
+
+    def restore(self, state: TrainState, rows: Rows) -> None:
+        """Continue from the checkpoint of this folder, if there is one."""
+        if self.folder is not None and (self.folder / "checkpoint.safetensors").exists():
+            saved = read_tensors(self.folder / "checkpoint.safetensors", "a training checkpoint")
+            about = json.loads(bytes(saved.pop("about").tolist()))
+            if about["shards"] != rows.metadata.get("shards"):
+                raise UserError(f"expected the Shards that {self.folder} was begun on; got others; give them or a new --out")
+            _load_state(state, saved)
+            state.step = about["step"]
+            self._cut_log(state.step)
+        self._bar = tqdm(total=self.config.steps, initial=state.step, desc="train", unit="step", disable=not self._progress)
+
+    def _cut_log(self, step: int) -> None:
+        assert self.folder is not None
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
+
+    def log(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Show a step, and write a line every `log_every` steps."""
+        self._tokens += self.config.batch
+        assert self._bar is not None
+        self._bar.update()
+        if state.step % self.config.log_every and state.step < self.config.steps:
+            return
+        now = time.perf_counter()
+        rate = self._tokens / max(now - self._clock, 1e-9)
+        self._clock, self._tokens = now, 0
+        self._bar.set_postfix_str(
+            f"loss {metrics['loss']:.3f} fvu {metrics['fvu']:.3f} L0 {metrics['l0']:.1f} "
+            f"dead {metrics['dead_share']:.1%} {rate / 1000:.1f}k tok/s",
+            refresh=False,
+        )
+        if self.folder is not None:
+            line = {"step": state.step, "tokens": state.step * self.config.batch, **metrics, "tokens_per_s": round(rate, 1)}
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(line) + "\n")
+
+    def checkpoint(self, state: TrainState, rows: Rows) -> None:
+        """Replace the checkpoint every `checkpoint_every` steps; only a run on Shards can use one."""
+        if self.folder is None or state.step % self.config.checkpoint_every or "shards" not in rows.metadata:
+            return
+        about = json.dumps({"step": state.step, "shards": rows.metadata["shards"]}).encode()
+        tensors = {"about": torch.tensor(list(about), dtype=torch.uint8), **_state_tensors(state)}
+        write_tensors(self.folder / "checkpoint.safetensors", tensors)
+
+    def finish(self, state: TrainState, dictionary: Dictionary) -> None:
+        """Save the dictionary and drop the checkpoint."""
+        assert self._bar is not None
+        self._bar.close()
+        if state.step < self.config.steps:
+            tqdm.write(f"train: the data ended after {state.step:,} of {self.config.steps:,} steps")
+        if self.folder is not None:
+            dictionary.save(self.folder)
+            (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line that was cut off when the run was killed
+
+
+def _state_tensors(state: TrainState) -> dict[str, Tensor]:
+    tensors = {f"weight.{name}": tensor for name, tensor in state.weights.items()}
+    for name, tensor in state.weights.items():
+        for key, value in state.optimizer.state[tensor].items():
+            tensors[f"adam.{name}.{key}"] = value
+    return {**tensors, "silent_tokens": state.silent_tokens}
+
+
+def _load_state(state: TrainState, saved: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in state.weights.items():
+            tensor.copy_(saved[f"weight.{name}"])
+            keys = [key for key in saved if key.startswith(f"adam.{name}.")]
+            state.optimizer.state[tensor] = {key.rsplit(".", 1)[1]: saved[key].to(tensor.device) for key in keys}
+        state.silent_tokens.copy_(saved["silent_tokens"])

@@ -1,0 +1,221 @@
+"""Shards: cached activations of one or more sites, row by row, with the token each row belongs to.
+
+A folder with `manifest.json` and `shard-00000.safetensors` …; each shard holds one tensor per site `[row d]` and
+`tokens`, `positions`, `documents` `[row]` (int32). Rows lie in text order and a block is never split over two shards.
+A shard is written under a temporary name, flushed and renamed, then the manifest is; so a killed run loses at most the
+shard it was writing, and `finished` in the manifest says whether the run came to its end.
+
+Reading is memory-mapped. The size of every shard is compared with the manifest when the folder is opened, its SHA-256
+when the shard is first touched. Keys of the manifest are in docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import mmap
+import struct
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from .errors import UserError
+from .io import read_json, sha256_file
+
+FORMAT, VERSION = "unweave.shards", 1
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
+          "I32": torch.int32, "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
+
+
+class Batch(NamedTuple):
+    """Rows of Shards: activations of each site `[token d]`, and what token each row is."""
+
+    activations: dict[str, Tensor]
+    tokens: Int[Tensor, "token"]
+    positions: Int[Tensor, "token"]
+    documents: Int[Tensor, "token"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteRows:
+    """The rows of one site over all shards: `rows[10:20]` or `rows[index_tensor]` reads just those from the disk."""
+
+    shards: Shards
+    site: str
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and width."""
+        return len(self.shards), self.shards.width(self.site)
+
+    def __getitem__(self, rows: int | slice | Int[Tensor, "row"]) -> Shaped[Tensor, "..."]:
+        return self.shards.read([self.site], rows)[self.site]
+
+
+class Shards:
+    """An opened Shards folder: `len(shards)` rows, `shards[site]` rows on demand, `shards.batches(4096, seed=0)`."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]):
+        self.folder, self.manifest = folder, manifest
+        self._files = manifest["shards"]
+        counts = torch.tensor([entry["rows"] for entry in self._files], dtype=torch.int64)
+        self._starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+        self._open: dict[int, dict[str, Tensor]] = {}
+
+    @staticmethod
+    def open(folder: str | Path, unfinished: bool = False) -> Shards:
+        """Open a finished folder (or, with `unfinished`, what a stopped run left); UserError when it is damaged."""
+        folder = Path(folder)
+        manifest = read_json(folder / "manifest.json", "the manifest of a Shards folder")
+        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+            raise UserError(
+                f"expected {FORMAT} version {VERSION} in {folder}; got {manifest.get('format')!r} version "
+                f"{manifest.get('version')!r}; cache the activations again with this version"
+            )
+        if not manifest["finished"] and not unfinished:
+            raise UserError(
+                f"expected a finished Shards folder; {folder} stopped at {manifest['rows']:,} of "
+                f"{manifest['target_rows']:,} rows; finish it with `unweave cache … --out {folder} --resume`"
+            )
+        for entry in manifest["shards"]:
+            _check_size(folder / entry["file"], entry["bytes"])
+        return Shards(folder, manifest)
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the cached sites."""
+        return [site["name"] for site in self.manifest["sites"]]
+
+    def width(self, site: str) -> int:
+        """Number of dimensions of one site."""
+        for entry in self.manifest["sites"]:
+            if entry["name"] == site:
+                return entry["width"]
+        raise UserError(f"expected a cached site ({', '.join(self.sites)}); got {site!r}; choose one or cache it too")
+
+    @property
+    def fingerprint(self) -> str:
+        """Names this content: the hash of its shards' checksums."""
+        return self.manifest["fingerprint"]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, site: str) -> SiteRows:
+        self.width(site)
+        return SiteRows(self, site)
+
+    def __repr__(self) -> str:
+        widths = ", ".join(f"{site['name']} [{len(self):,} {site['width']}]" for site in self.manifest["sites"])
+        return f"Shards({self.folder}: {self.manifest['model']['name']}, {widths}, {self.manifest['dtype']})"
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, "row"]:
+        """Token id of every row."""
+        return self._column("tokens")
+
+    @cached_property
+    def positions(self) -> Int[Tensor, "row"]:
+        """Position of every row within its block; 0 is the BOS."""
+        return self._column("positions")
+
+    @cached_property
+    def documents(self) -> Int[Tensor, "row"]:
+        """Document number of every row."""
+        return self._column("documents")
+
+    def _column(self, name: str) -> Int[Tensor, "row"]:
+        return torch.cat([self._shard(number)[name] for number in range(len(self._files))]).long()
+
+    def _shard(self, number: int) -> dict[str, Tensor]:
+        if number not in self._open:
+            entry = self._files[number]
+            path = self.folder / entry["file"]
+            if sha256_file(path) != entry["sha256"]:
+                raise UserError(f"expected {path} as it was written; its checksum differs; the file is damaged, cache anew")
+            self._open[number] = map_tensors(path)
+        return self._open[number]
+
+    def read(self, sites: list[str], rows: int | slice | Int[Tensor, "row"]) -> dict[str, Tensor]:
+        """The chosen rows of several sites, in the stored dtype; UserError for a row outside the folder."""
+        if isinstance(rows, slice):
+            rows = torch.arange(*rows.indices(len(self)))
+        index = torch.as_tensor(rows, dtype=torch.int64).reshape(-1)
+        if len(index) and not (0 <= int(index.min()) and int(index.max()) < len(self)):
+            raise UserError(f"expected rows in [0, {len(self)}); got {int(index.min())} to {int(index.max())}")
+        owner = torch.searchsorted(self._starts, index, right=True) - 1
+        out = {site: torch.empty(len(index), self.width(site), dtype=self.dtype) for site in sites}
+        for number in owner.unique().tolist():
+            chosen = (owner == number).nonzero().squeeze(1)
+            tensors = self._shard(number)
+            for site in sites:
+                out[site][chosen] = tensors[site][index[chosen] - self._starts[number]]
+        return out
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The stored dtype of the activations."""
+        return getattr(torch, self.manifest["dtype"])
+
+    def batches(
+        self,
+        batch: int,
+        seed: int | None = 0,
+        sites: list[str] | None = None,
+        rows: Int[Tensor, "row"] | Bool[Tensor, "row"] | None = None,
+        start: int = 0,
+        epochs: int = 1,
+    ) -> Iterator[Batch]:
+        """Batches over `rows` (default all), in an order drawn anew for each epoch from `seed` (None: in text order).
+
+        The permutation is over all rows, so shuffling does not depend on a buffer. The last batch of an epoch may be
+        smaller; nothing is dropped. `start` skips that many batches without reading them: the order of the rest is
+        what it would have been.
+        """
+        chosen = torch.arange(len(self)) if rows is None else torch.as_tensor(rows)
+        chosen = chosen.nonzero().squeeze(1) if chosen.dtype == torch.bool else chosen
+        per_epoch = -(-len(chosen) // batch)
+        for epoch in range(start // per_epoch if per_epoch else 0, epochs):
+            order = chosen if seed is None else chosen[_permutation(len(chosen), seed, epoch)]
+            for number in range(max(0, start - epoch * per_epoch), per_epoch):
+                index = order[number * batch : (number + 1) * batch]
+                activations = self.read(sites or self.sites, index)
+                yield Batch(activations, self.tokens[index], self.positions[index], self.documents[index])
+
+
+def _permutation(n: int, seed: int, epoch: int) -> Int[Tensor, "row"]:
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(n, generator=generator)
+
+
+def _check_size(path: Path, expected: int) -> None:
+    size = path.stat().st_size if path.exists() else None
+    if size != expected:
+        came = "no file" if size is None else f"{size:,} bytes"
+        raise UserError(f"expected {path} of {expected:,} bytes; got {came}; the folder is damaged, cache it anew")
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """Memory-map the tensors of a safetensors file (private mapping: writing to one never reaches the file)."""
+    with path.open("rb") as handle:
+        (header_bytes,) = struct.unpack("<Q", handle.read(8))
+        header = json.loads(handle.read(header_bytes))
+        data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+    header.pop("__metadata__", None)
+    return {name: _view(data, entry, 8 + header_bytes) for name, entry in header.items()}
+
+
+def _view(data: mmap.mmap, entry: dict[str, Any], base: int) -> Tensor:
+    shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
+    count = int(torch.tensor(shape).prod()) if shape else 1
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=base + entry["data_offsets"][0]).view(shape)

@@ -1,0 +1,33 @@
+"""Look at features and circuits: plotly figures, one self-contained page, a local browser.
+
+`import unweave.viz` costs nothing: plotly, starlette and the rest are imported by the function that draws with them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .figures import circuit_figure, feature_figure, training_figure
+    from .page import write_page
+    from .server import serve
+    from .display import show
+
+__all__ = ["circuit_figure", "feature_figure", "serve", "show", "training_figure", "write_page"]
+
+_HOMES = {"circuit_figure": "figures", "feature_figure": "figures", "training_figure": "figures",
+          "write_page": "page", "serve": "server", "show": "display"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,62 @@
+// Elements from data. Strings become text nodes, never markup.
+
+const SVG = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "title", "polygon"]);
+
+export function h(tag, attributes = {}, ...children) {
+  const element = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false)
+    .map((child) => (child instanceof Node ? child : document.createTextNode(String(child)))));
+  return element;
+}
+
+export function number(value) {
+  if (value === null || value === undefined) return "–";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value !== "number") return String(value);
+  if (Number.isInteger(value)) return value.toLocaleString("en-US");
+  const size = Math.abs(value);
+  if (size >= 1000) return Math.round(value).toLocaleString("en-US");
+  return size !== 0 && size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+}
+
+// A table of names and values; nested data are shown one level, dotted names outside.
+export function facts(pairs, testid = null) {
+  return h("table", { class: "facts", "data-testid": testid },
+    h("tbody", {}, pairs.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, words(name)), h("td", {}, plain(value))))));
+}
+
+export function words(name) {
+  return String(name).replaceAll("_", " ");
+}
+
+export function plain(value) {
+  if (Array.isArray(value)) return value.map(plain).join(", ");
+  if (value !== null && typeof value === "object") return Object.entries(value).map(([key, inner]) => `${words(key)}: ${plain(inner)}`).join("; ");
+  return number(value);
+}
+
+export function flat(data, prefix = "") {
+  return Object.entries(data ?? {}).flatMap(([key, value]) =>
+    value !== null && typeof value === "object" && !Array.isArray(value) ? flat(value, `${prefix}${key}.`) : [[prefix + key, value]]);
+}
+
+export function details(summary, ...children) {
+  return h("details", {}, h("summary", {}, summary), ...children);
+}
+
+export function choice(label, names, selected, pick) {
+  if (names.length < 2) return null;
+  const select = h("select", { "aria-label": label, onchange: (event) => pick(Number(event.target.value)) },
+    names.map((name, place) => h("option", { value: place, selected: place === selected }, name)));
+  return h("label", { class: "choice" }, h("span", {}, label), select);
+}
+
+export function empty(text) {
+  return h("p", { class: "empty", "data-testid": "empty" }, text);
+}

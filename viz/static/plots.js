@@ -1,0 +1,47 @@
+// Plotly figures in the page's own colours.
+import { plotly } from "./transport.js";
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function themed(layout, width) {
+  const next = { ...layout, width, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: colour("--ink"), family: colour("--sans"), size: 12 },
+    hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line"), font: { color: colour("--ink") } } };
+  for (const key of Object.keys(next).filter((name) => /^[xy]axis\d*$/.test(name))) {
+    next[key] = { ...next[key], gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), fixedrange: true };
+  }
+  return next;
+}
+
+// One column of charts on a narrow screen, whatever grid the figure was made with.
+function stacked(layout, width) {
+  const axes = Object.keys(layout).filter((name) => /^xaxis\d*$/.test(name));
+  if (width > 640 || axes.length < 2) return layout;
+  const next = { ...layout, height: 210 * axes.length, annotations: (layout.annotations ?? []).map((note) => ({ ...note })) };
+  axes.forEach((name, place) => {
+    const top = 1 - place / axes.length;
+    const bottom = top - 0.68 / axes.length;
+    next[name] = { ...layout[name], domain: [0, 1] };
+    const y = name.replace("x", "y");
+    next[y] = { ...layout[y], domain: [bottom, top - 0.06 / axes.length] };
+    if (next.annotations[place]) Object.assign(next.annotations[place], { x: 0.5, y: top - 0.06 / axes.length });
+  });
+  return next;
+}
+
+export async function plot(box, figure) {
+  const Plotly = await plotly();
+  const draw = () => Plotly.react(box, figure.data, themed(stacked(figure.layout, box.clientWidth), box.clientWidth),
+    { displaylogo: false, displayModeBar: false });
+  await draw();
+  let width = box.clientWidth;
+  new ResizeObserver(() => {
+    if (!box.isConnected || Math.abs(box.clientWidth - width) < 2) return;
+    width = box.clientWidth;
+    draw();
+  }).observe(box);
+  const redraw = () => box.isConnected && draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+}

@@ -1,0 +1,62 @@
+// One state object; each key has a list of functions to run again when it changes. The URL's hash is the state.
+
+const DEFAULTS = { pane: "overview", run: 0, store: 0, latent: null, query: "", sort: "-density", graph: 0, node: null };
+const NUMBERS = new Set(["run", "store", "latent", "graph", "node"]);
+const listeners = {};
+
+export const state = { ...DEFAULTS };
+
+export function on(keys, run) {
+  for (const key of keys) (listeners[key] ??= new Set()).add(run);
+}
+
+export function set(changes, { push = false } = {}) {
+  const changed = Object.keys(changes).filter((key) => key in DEFAULTS && state[key] !== changes[key]);
+  if (!changed.length) return;
+  for (const key of changed) state[key] = changes[key];
+  writeHash(push);
+  notify(changed);
+}
+
+function notify(changed) {
+  const runs = new Set(changed.flatMap((key) => [...(listeners[key] ?? [])]));
+  for (const run of runs) run(changed);
+}
+
+export function hashOf(changes) {
+  const next = { ...state, ...changes };
+  const parts = Object.keys(DEFAULTS).filter((key) => next[key] !== DEFAULTS[key] && next[key] !== null)
+    .map((key) => `${key}=${encodeURIComponent(next[key])}`);
+  return "#" + parts.join("&");
+}
+
+function writeHash(push) {
+  // A page inside a notebook's frame has no address of its own to write to.
+  if (location.protocol === "about:") return;
+  history[push ? "pushState" : "replaceState"](null, "", hashOf({}) === "#" ? location.pathname + location.search : hashOf({}));
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return "";  // a hand-written address with a broken escape
+  }
+}
+
+export function readHash() {
+  const next = { ...DEFAULTS };
+  for (const part of location.hash.slice(1).split("&")) {
+    const [key, text = ""] = part.split("=");
+    if (!Object.hasOwn(DEFAULTS, key)) continue;
+    const value = decoded(text);
+    if (!NUMBERS.has(key)) next[key] = value;
+    else if (/^\d{1,9}$/.test(value)) next[key] = Number(value);
+  }
+  const changed = Object.keys(next).filter((key) => next[key] !== state[key]);
+  Object.assign(state, next);
+  notify(changed);
+}
+
+window.addEventListener("hashchange", readHash);
+window.addEventListener("popstate", readHash);

@@ -1,0 +1,80 @@
+"""Strings and numbers that are safe to show.
+
+Tokens, labels and metadata come from models, corpora and other people's files, so they can hold anything: markup, NUL,
+text-direction overrides, halves of surrogate pairs, ten thousand characters. Three forms are made here, once, for the
+figures and the page alike:
+
+* `visible(token)`: one token standing alone; spaces at its ends and every control character get a sign (`␣Paris`, `⏎`).
+* `readable(text)`: running text; spaces stay, everything that would break the line or its direction gets a sign.
+* `plotly_text(text)`: either of them for plotly, which renders a subset of HTML in labels and hovers (links included).
+
+The page puts strings into text nodes only, so they need no HTML escape there. Numbers become JSON numbers or null: JSON
+has no NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+LONGEST = 120   # characters of one token or label that are shown
+_SIGNS = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\x7f": "␡", "\u2028": "⏎", "\u2029": "⏎", "\u200b": "⟨ZWSP⟩", "\ufeff": "⟨BOM⟩"}
+_DIRECTION = {"\u061c", "\u200e", "\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+
+
+def _sign(character: str) -> str:
+    code = ord(character)
+    if character in _SIGNS:
+        return _SIGNS[character]
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if 0x80 <= code < 0xA0 or 0xD800 <= code <= 0xDFFF or character in _DIRECTION:
+        return f"⟨U+{code:04X}⟩"
+    return character
+
+
+def readable(text: object, longest: int = LONGEST) -> str:
+    """Running text with controls, direction marks and lone surrogates as signs; cut after `longest` characters."""
+    plain = str(text)
+    shown = "".join(map(_sign, plain[:longest]))
+    return shown if len(plain) <= longest else f"{shown}… ({len(plain)} characters)"
+
+
+def visible(token: object, longest: int = LONGEST) -> str:
+    """One token standing alone: as `readable`, and the spaces at its ends are `␣`; the empty token is `∅`."""
+    shown = readable(token, longest)
+    left, right = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
+    if left == len(shown):
+        return "␣" * left or "∅"
+    return "␣" * left + shown.strip(" ") + "␣" * right
+
+
+def plotly_text(text: str) -> str:
+    """`text` for a plotly label or hover: it shows literally and never becomes markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def number(value: Any, digits: int = 4) -> float | int | None:
+    """A JSON number with `digits` significant digits; None for NaN, infinities and things that are no numbers."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int):
+        return value
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return None
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def jsonable(value: Any, depth: int = 8) -> Any:
+    """Metadata of any origin as shown JSON: dicts, lists, finite numbers, `readable` strings; deeper levels as text."""
+    if isinstance(value, dict) and depth:
+        return {readable(key): jsonable(inner, depth - 1) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)) and depth:
+        return [jsonable(inner, depth - 1) for inner in value]
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return number(value, 6)
+    return readable(value, 400)

@@ -1,0 +1,142 @@
+"""Open what a user points at, by kind: stores, graphs, training runs, and the folder of `unweave demo`.
+
+| given | recognised by |
+|---|---|
+| FeatureStore, or its folder | `features.safetensors` |
+| Graph, or its file | a file (`.graph`) |
+| run or dictionary folder | `cfg.json`, `config.json` or `metrics.jsonl` |
+| folder of `unweave demo` | `demo.json`, `dictionaries/` or `features/` |
+
+A folder of the demo need not be finished: what is there already is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..saes.errors import UserError
+from ..saes.io import read_json
+
+ACCEPTED = "a FeatureStore, a Graph, a .graph file, a FeatureStore, dictionary or run folder, or a folder made by `unweave demo`"
+
+
+@dataclass
+class Run:
+    """A training run's folder as data: the rows of metrics.jsonl, its configs, and its evaluation where there is one."""
+
+    rows: list[dict[str, Any]]
+    about: dict[str, Any]
+
+
+@dataclass
+class Things:
+    """Everything that one page or server shows, each under a name; `numbers` are the facts of the whole (demo.json)."""
+
+    title: str = "Unweave"
+    stores: dict[str, Any] = field(default_factory=dict)
+    graphs: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+def open_things(things: Sequence[Any], *, title: str | None = None) -> Things:
+    """Open each of `things`; UserError for what is of no known kind or does not exist."""
+    opened = Things()
+    for thing in things:
+        if isinstance(thing, Things):
+            _merge(opened, thing)
+        elif isinstance(thing, (str, Path)):
+            _open_path(opened, Path(thing))
+        elif hasattr(thing, "nodes") and hasattr(thing, "edges"):
+            _put(opened.graphs, "circuit", thing)
+        elif hasattr(thing, "columns") and hasattr(thing, "manifest"):
+            _put(opened.stores, "features", thing)
+        else:
+            raise UserError(f"expected {ACCEPTED}; got {type(thing).__name__}; open or save it first")
+    if not (opened.stores or opened.graphs or opened.runs or opened.numbers):
+        raise UserError(f"expected at least one of {ACCEPTED}; got nothing to show; give one")
+    opened.title = title or opened.title
+    return opened
+
+
+def _merge(into: Things, other: Things) -> None:
+    into.title = other.title
+    for name in ("stores", "graphs", "runs"):
+        for key, thing in getattr(other, name).items():
+            _put(getattr(into, name), key, thing)
+    into.numbers |= other.numbers
+
+
+def _put(shelf: dict[str, Any], name: str, thing: Any) -> None:
+    free = next(number for number in range(1, len(shelf) + 2) if _numbered(name, number) not in shelf)
+    shelf[_numbered(name, free)] = thing
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name} ({number})"
+
+
+def _open_path(opened: Things, path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"expected {ACCEPTED}; {path} does not exist; check the path")
+    if path.is_file():
+        from ..circuits import Graph
+
+        _put(opened.graphs, path.stem, Graph.load(path))
+    elif (path / "features.safetensors").exists():
+        from ..saes import FeatureStore
+
+        _put(opened.stores, path.name, FeatureStore.open(path))
+    elif any((path / name).exists() for name in ("cfg.json", "config.json", "metrics.jsonl")):
+        _put(opened.runs, path.name, read_run(path))
+    elif any((path / name).exists() for name in ("demo.json", "dictionaries", "features")):
+        _open_demo(opened, path)
+    else:
+        raise UserError(f"expected {ACCEPTED}; the folder {path} is none of these; check the path")
+
+
+def _open_demo(opened: Things, folder: Path) -> None:
+    for part in ("dictionaries", "features"):
+        for child in sorted(item for item in folder.glob(f"{part}/*") if item.is_dir() and not item.name.startswith(".")):
+            _open_path(opened, child)
+    for graph in sorted(folder.glob("*.graph")):
+        _open_path(opened, graph)
+    if (folder / "demo.json").exists():
+        opened.numbers |= read_json(folder / "demo.json", "the numbers of a demo")
+        opened.title = "Unweave demo"
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder; a last line cut off by a killed writer is left out, other broken lines are a UserError."""
+    about = {name: read_json(folder / f"{name}.json", f"the {name} of a run")
+             for name in ("config", "cfg", "metrics") if (folder / f"{name}.json").exists()}
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines() if (folder / "metrics.jsonl").exists() else []
+    rows = []
+    for place, line in enumerate(lines, 1):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif place < len(lines):
+            raise UserError(f"expected one JSON object a line in {folder / 'metrics.jsonl'}; got something else "
+                            f"in line {place}; remove the line")
+    return Run(rows, about)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one level with dotted names: `{"ce": {"clean": 3}}` is `{"ce.clean": 3}`."""
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return result
