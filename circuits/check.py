@@ -5,8 +5,9 @@ Two questions, because one is not enough:
 1. *Closure.* Rebuilt from the frozen maps, does every block reproduce what the forward pass wrote, and do the logits
    follow? This sees a missing multiplier, a wrong norm, an unknown attention or MLP.
 2. *Single leaves.* With patterns, norm scales and MLP outputs held inside the real model, a push on one leaf (the token
-   embedding or an MLP output half way up, at the last position but one) must move the logit by exactly cotangent . push. A sum that closes is blind to an attention
-   pattern left free under q/k norms, because patterns do not change when all leaves are scaled together.
+   embedding or an MLP output half way up, at the last position but one) must move the logit by exactly
+   cotangent . push. A sum that closes is blind to an attention pattern left free under q/k norms, because patterns do
+   not change when all leaves are scaled together.
 
 A model that fails is refused with a UserError; nothing is ever traced approximately.
 """
@@ -39,8 +40,10 @@ def check_model(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> None:
     tolerance = 1e-9 if frozen.embed.dtype == torch.float64 else 1e-3
     for part, error in {**closure_errors(frozen), **leaf_errors(model, frozen)}.items():
         if not error <= tolerance:
-            raise UserError(f"expected a decoder that is affine once attention patterns and norm scales are held; {model.cfg.model_name} "
-                            f"is not: {part} is off by {error:.1e} (relative; at most {tolerance:.0e}); trace another model")  # fmt: skip
+            raise UserError(
+                f"expected a decoder that is affine once attention patterns and norm scales are held; {model.cfg.model_name} "
+                f"is not: {part} is off by {error:.1e} (relative; at most {tolerance:.0e}); trace another model"
+            )
     _passed.add(model)
 
 
@@ -62,7 +65,11 @@ def closure_errors(frozen: FrozenPass) -> dict[str, float]:
         note("the attention branch", block.attention(seen["resid_pre"]) + block.attention_constant(), seen["attn_out"])
         after = seen["resid_pre"] + seen["attn_out"]
         if block.mlp is not None:
-            note("the MLP's input", _affine(block.mlp_norm, seen["resid_pre"] if block.is_parallel else after), seen["mlp_in"])
+            note(
+                "the MLP's input",
+                _affine(block.mlp_norm, seen["resid_pre"] if block.is_parallel else after),
+                seen["mlp_in"],
+            )
             after = after + _affine(block.mlp_post, seen["mlp_out"])
         note("the stream out of a block", after, seen["resid_post"])
         stream = seen["resid_post"]
@@ -106,8 +113,14 @@ def _cotangent(frozen: FrozenPass, site: str, token: int) -> Float[Tensor, "toke
     return g
 
 
-def _frozen_logit(model: TransformerBridge, frozen: FrozenPass, sites: dict[str, int], noise: Float[Tensor, "push d"],
-                  position: int, token: int) -> Float[Tensor, "row"]:  # fmt: skip
+def _frozen_logit(
+    model: TransformerBridge,
+    frozen: FrozenPass,
+    sites: dict[str, int],
+    noise: Float[Tensor, "push d"],
+    position: int,
+    token: int,
+) -> Float[Tensor, "row"]:
     """The last position's logit in the real model with everything held: unpushed, then with each push alone."""
     values: dict[int, Tensor] = {}
 
@@ -135,12 +148,22 @@ def _frozen_logit(model: TransformerBridge, frozen: FrozenPass, sites: dict[str,
     def bind(function: Any, extra: Any) -> Any:
         return lambda tensor, hook: function(tensor, extra)
 
-    hooks = [("hook_embed", bind(push, "hook_embed")), ("ln_final.hook_scale", bind(hold_scale, frozen.final))]
+    hooks: list[Any] = [
+        ("hook_embed", bind(push, "hook_embed")),
+        ("ln_final.hook_scale", bind(hold_scale, frozen.final)),
+    ]
     for layer, block in enumerate(frozen.blocks):
         norms = {"ln1": block.attn_norm, "ln1_post": block.attn_post, "ln2": block.mlp_norm, "ln2_post": block.mlp_post}
         present = model.blocks[layer].submodules
-        hooks += [(f"blocks.{layer}.{name}.hook_scale", bind(hold_scale, norm)) for name, norm in norms.items() if norm and name in present]
-        hooks += [(f"blocks.{layer}.attn.hook_v", bind(read_v, layer)), (f"blocks.{layer}.attn.hook_z", bind(hold_pattern, layer))]
+        hooks += [
+            (f"blocks.{layer}.{name}.hook_scale", bind(hold_scale, norm))
+            for name, norm in norms.items()
+            if norm and name in present
+        ]
+        hooks += [
+            (f"blocks.{layer}.attn.hook_v", bind(read_v, layer)),
+            (f"blocks.{layer}.attn.hook_z", bind(hold_pattern, layer)),
+        ]
         if block.mlp is not None:
             hooks.append((f"blocks.{layer}.mlp.hook_out", bind(hold_mlp, layer)))
     kept: list[Tensor] = []

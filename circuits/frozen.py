@@ -72,7 +72,9 @@ class Block(NamedTuple):
     mlp_post: Norm | None
     is_parallel: bool
     mlp: Any  # the bridge's MLP module: weights of the neurons
-    seen: dict[str, Float[Tensor, "token width"]]  # captured tensors: resid_pre, attn_out, mlp_in, mlp_out, pre, post, ...
+    seen: dict[
+        str, Float[Tensor, "token width"]
+    ]  # captured tensors: resid_pre, attn_out, mlp_in, mlp_out, pre, post, ...
 
     def attention(self, r: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
         """The linear part of the attention branch, forwards, from the block's input to what it adds to the stream."""
@@ -94,7 +96,7 @@ class Block(NamedTuple):
 
     def attention_constant(self) -> Float[Tensor, "token d"]:
         """What the attention branch adds whatever it reads: the norm's bias through P, P b_V W_O, b_O, the post-norm's bias."""
-        tokens, d = self.seen["resid_pre"].shape
+        tokens = len(self.seen["resid_pre"])
         values = self.W_O.new_zeros(self.W_V.shape[0], 1, self.W_V.shape[2])
         if self.attn_norm and self.attn_norm.bias is not None:
             values = values + torch.einsum("d,kde->ke", self.attn_norm.bias, self.W_V)[:, None]
@@ -118,7 +120,6 @@ class FrozenPass(NamedTuple):
     pos_embed: Float[Tensor, "token d"] | None
     blocks: list[Block]
     final: Norm
-    final_in: Float[Tensor, "token d"]
     W_U: Float[Tensor, "d vocab"]
     b_U: Float[Tensor, "vocab"] | None
     logits: Float[Tensor, "vocab"]
@@ -131,10 +132,21 @@ def _affine(norm: Norm | None, z: Tensor) -> Tensor:
     return norm.linear(z) if norm.bias is None else norm.linear(z) + norm.bias
 
 
-PER_BLOCK = ("hook_resid_pre", "hook_attn_out", "attn.hook_in", "attn.hook_pattern", "hook_mlp_out", "hook_resid_post", "ln1.hook_scale",
-             "ln2.hook_scale", "ln2.hook_in", "ln1_post.hook_scale", "ln2_post.hook_scale", "mlp.hook_in", "mlp.hook_pre",
-             "mlp.hook_pre_linear", "mlp.hook_post", "mlp.hook_out")  # fmt: skip
-GLOBAL = ("hook_embed", "hook_pos_embed", "ln_final.hook_in", "ln_final.hook_scale", "hook_unembed")
+# Hooks of a block whose tensors are kept, and what they are called in `Block.seen`.
+KEPT = {
+    "hook_resid_pre": "resid_pre",
+    "hook_attn_out": "attn_out",
+    "hook_resid_post": "resid_post",
+    "mlp.hook_in": "mlp_in",
+    "mlp.hook_pre": "pre",
+    "mlp.hook_pre_linear": "pre_linear",
+    "mlp.hook_post": "post",
+    "mlp.hook_out": "mlp_out",
+}
+SCALES = tuple(f"{norm}.hook_scale" for norm in ("ln1", "ln2", "ln1_post", "ln2_post"))
+PER_BLOCK = (*KEPT, *SCALES, "attn.hook_in", "attn.hook_pattern", "ln2.hook_in")
+NEEDED = ("hook_resid_pre", "hook_attn_out", "hook_resid_post", "attn.hook_in", "attn.hook_pattern")
+GLOBAL = ("hook_embed", "hook_pos_embed", "ln_final.hook_scale", "hook_unembed")
 
 
 def capture(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> FrozenPass:
@@ -143,17 +155,29 @@ def capture(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> FrozenPas
     Raises UserError when an activation is not finite or the model lacks the hooks of a decoder.
     """
     seen, logits = run(model, tokens)
-    needed = [f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers) for name in PER_BLOCK[:4]]
+    needed = [f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers) for name in NEEDED]
     missing = [name for name in (*needed, "hook_embed", "ln_final.hook_scale", "hook_unembed") if name not in seen]
     if missing:
-        raise UserError(f"expected a decoder that fires {missing[0]}; got {model.cfg.model_name}, which does not; trace another model")
+        raise UserError(
+            f"expected a decoder that fires {missing[0]}; got {model.cfg.model_name}, which does not; trace another model"
+        )
     broken = next((name for name, value in seen.items() if not _is_finite(value)), None)
     if broken is not None:
-        raise UserError(f"expected finite activations; got NaN or infinity at {broken}; check the model's weights and dtype")
-    final = _norm(model.ln_final, seen["ln_final.hook_scale"])
-    blocks = [_block(block, layer, seen) for layer, block in enumerate(model.blocks)]
-    return FrozenPass(tokens, seen["hook_embed"], seen.get("hook_pos_embed"), blocks, final, seen["ln_final.hook_in"],
-                      model.unembed.W_U, model.unembed.b_U, seen["hook_unembed"][-1], logits.double().softmax(-1))  # fmt: skip
+        raise UserError(
+            f"expected finite activations; got NaN or infinity at {broken}; check the model's weights and dtype"
+        )
+    unembed = weights(model.unembed, "W_U", "b_U")
+    return FrozenPass(
+        tokens,
+        seen["hook_embed"],
+        seen.get("hook_pos_embed"),
+        blocks=[_block(block, layer, seen) for layer, block in enumerate(model.blocks)],
+        final=_norm(model.ln_final, seen["ln_final.hook_scale"]),
+        W_U=unembed["W_U"],
+        b_U=unembed.get("b_U"),
+        logits=seen["hook_unembed"][-1],
+        probabilities=logits.double().softmax(-1),
+    )
 
 
 def run(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> tuple[dict[str, Tensor], Float[Tensor, "vocab"]]:
@@ -172,10 +196,16 @@ def run(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> tuple[dict[st
         return lambda value, hook: keep(value, hook, name)
 
     present = model.hook_dict  # built anew at every access
-    hooks = [(name, hook_for(name)) for name in (*per_block, *GLOBAL) if name in present]
+    hooks: list[Any] = [(name, hook_for(name)) for name in (*per_block, *GLOBAL) if name in present]
     with torch.no_grad(), quiet():
         logits = model.run_with_hooks(tokens[None], fwd_hooks=hooks)
     return seen, logits[0, -1]
+
+
+def weights(module: Any, *names: str) -> dict[str, Tensor]:
+    """Those of the named weights that a module has, without gradient."""
+    found = {name: getattr(module, name, None) for name in names}
+    return {name: weight.detach() for name, weight in found.items() if weight is not None}
 
 
 def quiet() -> warnings.catch_warnings:
@@ -187,25 +217,33 @@ def _is_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
 
 
-def _norm(module: Any, scale: Tensor | None) -> Norm | None:
-    if module is None or scale is None:
-        return None
-    gain = module.weight + 1 if module.uses_weight_offset else module.weight
-    bias = getattr(module, "bias", None)
-    return Norm(gain.detach(), bias, scale.reshape(-1, 1).to(gain.dtype), not module.uses_rms_norm)
+def _norm(module: Any, scale: Tensor) -> Norm:
+    own = weights(module, "weight", "bias")
+    gain = own["weight"] + 1 if module.uses_weight_offset else own["weight"]
+    return Norm(gain, own.get("bias"), scale.reshape(-1, 1).to(gain.dtype), not module.uses_rms_norm)
 
 
 def _block(block: Any, layer: int, seen: dict[str, Tensor]) -> Block:
     prefix = f"blocks.{layer}."
     mine = {name.removeprefix(prefix): value for name, value in seen.items() if name.startswith(prefix)}
-    norms = {name: _norm(block.submodules.get(name), mine.get(f"{name}.hook_scale")) for name in ("ln1", "ln2", "ln1_post", "ln2_post")}
-    attn, resid_pre = block.attn, mine["hook_resid_pre"]
-    mlp_norm = norms["ln2"]
-    is_parallel = "ln2.hook_in" in mine and torch.equal(mine["ln2.hook_in"], resid_pre)
+    present = [name for name in ("ln1", "ln2", "ln1_post", "ln2_post") if name in block.submodules]
+    norms = {name: _norm(block.submodules[name], mine[f"{name}.hook_scale"]) for name in present}
+    mlp_norm = norms.get("ln2")
+    is_parallel = "ln2.hook_in" in mine and torch.equal(mine["ln2.hook_in"], mine["hook_resid_pre"])
     if mlp_norm is None and "mlp.hook_in" in mine and torch.equal(mine["mlp.hook_in"], mine["attn.hook_in"]):
-        mlp_norm, is_parallel = norms["ln1"], True
-    kept = {"resid_pre": resid_pre, "resid_post": mine["hook_resid_post"], "attn_out": mine["hook_attn_out"]}
-    kept |= {name: mine[hook] for name, hook in (("mlp_in", "mlp.hook_in"), ("mlp_out", "mlp.hook_out"), ("pre", "mlp.hook_pre"),
-             ("pre_linear", "mlp.hook_pre_linear"), ("post", "mlp.hook_post"), ("mlp_added", "hook_mlp_out")) if hook in mine}  # fmt: skip
-    return Block(mine["attn.hook_pattern"].to(attn.W_V.dtype), attn.W_V, attn.b_V, attn.W_O, attn.b_O, norms["ln1"], norms["ln1_post"],
-                 mlp_norm, norms["ln2_post"], is_parallel, block.submodules.get("mlp"), kept)  # fmt: skip
+        mlp_norm, is_parallel = norms.get("ln1"), True
+    attn = weights(block.attn, "W_V", "b_V", "W_O", "b_O")
+    return Block(
+        mine["attn.hook_pattern"].to(attn["W_V"].dtype),
+        attn["W_V"],
+        attn.get("b_V"),
+        attn["W_O"],
+        attn.get("b_O"),
+        attn_norm=norms.get("ln1"),
+        attn_post=norms.get("ln1_post"),
+        mlp_norm=mlp_norm,
+        mlp_post=norms.get("ln2_post"),
+        is_parallel=is_parallel,
+        mlp=block.submodules.get("mlp"),
+        seen={name: mine[hook] for hook, name in KEPT.items() if hook in mine},
+    )

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..saes.errors import UserError
@@ -88,13 +88,18 @@ class Graph:
     def _into(self, weight: Float[Tensor, "edge"]) -> Float[Tensor, "node"]:
         return torch.zeros(len(self), dtype=torch.float64).index_add_(0, self.edges.target, weight.double())
 
+    def is_kind(self, *kinds: str) -> Bool[Tensor, "node"]:
+        """For every node, whether it is of one of these kinds."""
+        return torch.tensor([node.kind in kinds for node in self.nodes], dtype=torch.bool)
+
     def of_kind(self, *kinds: str) -> Int[Tensor, "wanted"]:
         """Indices of the nodes of these kinds."""
-        return torch.tensor([i for i, node in enumerate(self.nodes) if node.kind in kinds], dtype=torch.int64)
+        return self.is_kind(*kinds).nonzero()[:, 0]
 
     def column(self, field: str) -> Tensor:
         """One numeric field of all nodes (`layer`, `position`, `index`, `value`, `attribution`, `weight`) as a tensor."""
-        return torch.tensor([getattr(node, field) for node in self.nodes])
+        dtype = torch.int64 if field in ("layer", "position", "index") else torch.float64
+        return torch.tensor([getattr(node, field) for node in self.nodes], dtype=dtype)
 
     def incoming(self, target: int) -> list[tuple[Node, float]]:
         """The sources of one node and their weights, largest |weight| first."""
@@ -125,7 +130,9 @@ class Graph:
         path = Path(path)
         codes = torch.tensor([KINDS.index(node.kind) for node in self.nodes], dtype=torch.uint8)
         numbers = torch.tensor([node[1:4] for node in self.nodes], dtype=torch.int64).reshape(-1, 3)
-        reals = torch.tensor([(node.value, node.attribution, node.weight) for node in self.nodes], dtype=torch.float64).reshape(-1, 3)
+        reals = torch.tensor(
+            [(node.value, node.attribution, node.weight) for node in self.nodes], dtype=torch.float64
+        ).reshape(-1, 3)
         tensors = {"kind": codes, "place": numbers, "amount": reals, "row_values": self.row_values}
         tensors |= {"target": self.edges.target, "source": self.edges.source, "weight": self.edges.weight}
         header = {"schema": SCHEMA, "labels": [node.label for node in self.nodes], "metadata": self.metadata}
@@ -139,13 +146,24 @@ class Graph:
         try:
             return _rebuild(tensors, header)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"expected a graph file at {path}; its contents do not fit together ({error}); trace it again") from error
+            raise UserError(
+                f"expected a graph file at {path}; its contents do not fit together ({error}); trace it again"
+            ) from error
 
     def __repr__(self) -> str:
         count = Counter(node.kind for node in self.nodes)
         kinds = ", ".join(f"{count[kind]:,} {kind}" for kind in KINDS if count[kind])
         head = f"Graph({self.metadata.get('prompt', '')!r}: {kinds}; {len(self.edges.weight):,} edges; residual {self.residual:.1e})"
-        return "\n".join([head, *(f"  target {node.label!r}: {node.value:.3f} (weight {node.weight:.3f})" for node in self.nodes if node.kind == "logit")])
+        return "\n".join(
+            [
+                head,
+                *(
+                    f"  target {node.label!r}: {node.value:.3f} (weight {node.weight:.3f})"
+                    for node in self.nodes
+                    if node.kind == "logit"
+                ),
+            ]
+        )
 
     def table(self, n: int = 20) -> str:
         """The n features of largest total attribution as text: place, label, activation, signed attribution."""
@@ -154,7 +172,9 @@ class Graph:
         lines = [f"{'layer':>5} {'position':<18} {'feature':<16} {'value':>9} {'attribution':>12}"]
         for node in features:
             place = f"{node.position} {tokens[node.position]!r}" if node.position < len(tokens) else str(node.position)
-            lines.append(f"{node.layer:>5} {place:<18.18} {node.kind + ' ' + str(node.index):<16} {node.value:>9.3f} {node.attribution:>+12.4f}")
+            lines.append(
+                f"{node.layer:>5} {place:<18.18} {node.kind + ' ' + str(node.index):<16} {node.value:>9.3f} {node.attribution:>+12.4f}"
+            )
         return "\n".join(lines)
 
 
@@ -166,7 +186,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = json.loads((file.metadata() or {}).get("unweave_graph", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"expected a graph file at {path}; could not read it ({error}); check the path or trace it again") from error
+        raise UserError(
+            f"expected a graph file at {path}; could not read it ({error}); check the path or trace it again"
+        ) from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         raise UserError(f"expected a graph file of schema {SCHEMA} at {path}; got another kind of file; trace it again")
     return tensors, header
@@ -178,17 +200,36 @@ def _rebuild(tensors: dict[str, Tensor], header: dict[str, Any]) -> Graph:
     edges = Edges(tensors["target"], tensors["source"], tensors["weight"])
     count = len(kinds)
     _require(isinstance(header["metadata"], dict), "metadata is not an object")
-    _require(isinstance(labels, list) and len(labels) == count and all(isinstance(label, str) for label in labels), "labels and nodes differ")
-    _require(places.shape == (count, 3) and amounts.shape == (count, 3) and tensors["row_values"].shape == (count,), "node tensors differ in length")
-    _require(not places.is_floating_point() and amounts.is_floating_point() and edges.weight.is_floating_point(), "a tensor has the wrong type")
-    _require(edges.target.shape == edges.source.shape == edges.weight.shape and edges.weight.ndim == 1, "edge tensors differ in length")
+    _require(
+        isinstance(labels, list) and len(labels) == count and all(isinstance(label, str) for label in labels),
+        "labels and nodes differ",
+    )
+    _require(
+        places.shape == (count, 3) and amounts.shape == (count, 3) and tensors["row_values"].shape == (count,),
+        "node tensors differ in length",
+    )
+    _require(not places.is_floating_point() and amounts.is_floating_point(), "a node tensor has the wrong type")
+    _require(
+        tensors["row_values"].is_floating_point() and edges.weight.is_floating_point(),
+        "row values or weights are not real",
+    )
+    _require(
+        edges.target.shape == edges.source.shape == edges.weight.shape and edges.weight.ndim == 1,
+        "edge tensors differ in length",
+    )
     _require(edges.target.dtype == edges.source.dtype == torch.int64, "edge indices are not int64")
     if len(edges.weight):
         ordered = bool((edges.source < edges.target).all())
-        _require(ordered and int(edges.source.min()) >= 0 and int(edges.target.max()) < count, "edges are not in causal order")
+        _require(
+            ordered and int(edges.source.min()) >= 0 and int(edges.target.max()) < count,
+            "edges are not in causal order",
+        )
         _require(bool(edges.weight.isfinite().all()), "an edge is not finite")
-    nodes = [Node(KINDS[kind], *place, value, label, attribution, weight)
-             for kind, place, (value, attribution, weight), label in zip(kinds, places.tolist(), amounts.tolist(), labels, strict=True)]  # fmt: skip
+    table = zip(kinds, places.tolist(), amounts.tolist(), labels, strict=True)
+    nodes = [
+        Node(KINDS[kind], layer, position, index, value, label, attribution, weight)
+        for kind, (layer, position, index), (value, attribution, weight), label in table
+    ]
     return Graph(nodes, edges, tensors["row_values"], header["metadata"])
 
 

@@ -35,14 +35,20 @@ class Place(NamedTuple):
     index: int
 
 
-def ablate(model: TransformerBridge, prompt: str | Int[Tensor, "token"], nodes: Iterable[Node],
-           dictionaries: Sequence[Any] | None = None) -> Float[Tensor, "token vocab"]:  # fmt: skip
+def ablate(
+    model: TransformerBridge, prompt: str | Tensor, nodes: Iterable[Node], dictionaries: Sequence[Any] | None = None
+) -> Float[Tensor, "token vocab"]:
     """Logits of `prompt` with the features `nodes` set to zero at their positions, all else free to respond."""
     return steer(model, prompt, nodes, 0.0, dictionaries)
 
 
-def steer(model: TransformerBridge, prompt: str | Int[Tensor, "token"], nodes: Iterable[Node], scale: float,
-          dictionaries: Sequence[Any] | None = None) -> Float[Tensor, "token vocab"]:  # fmt: skip
+def steer(
+    model: TransformerBridge,
+    prompt: str | Tensor,
+    nodes: Iterable[Node],
+    scale: float,
+    dictionaries: Sequence[Any] | None = None,
+) -> Float[Tensor, "token vocab"]:
     """Logits of `prompt` with the activations of `nodes` multiplied by `scale` (0 ablates, -1 negates, 1 changes nothing).
 
     `dictionaries`: those that the latents among `nodes` belong to. Raises UserError for nodes that are no features of
@@ -52,12 +58,17 @@ def steer(model: TransformerBridge, prompt: str | Int[Tensor, "token"], nodes: I
     return run_edited(model, tokens, [list(nodes)], scale, transcoders_by_layer(model, dictionaries or []))[0][0]
 
 
-def run_edited(model: TransformerBridge, tokens: Int[Tensor, "token"], sets: Sequence[Sequence[Node]], scale: float,
-               by_layer: dict[int, Any]) -> tuple[Float[Tensor, "set token vocab"], Float[Tensor, "set vocab"]]:  # fmt: skip
+def run_edited(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "token"],
+    sets: Sequence[Sequence[Node]],
+    scale: float,
+    by_layer: dict[int, Any],
+) -> tuple[Float[Tensor, "set token vocab"], Float[Tensor, "set vocab"]]:
     """One batch, a row per set of nodes: the model's logits, and the last position's before any soft-cap."""
     neurons, latents = _group(model, tokens, sets, by_layer)
     before_cap: list[Tensor] = []
-    hooks: list[tuple[str, Callable[..., Any]]] = [("hook_unembed", lambda tensor, hook: before_cap.append(tensor[:, -1]))]
+    hooks: list[Any] = [("hook_unembed", lambda tensor, hook: before_cap.append(tensor[:, -1]))]
     hooks += [(f"blocks.{layer}.mlp.hook_post", _neuron_hook(places, scale)) for layer, places in neurons.items()]
     for layer, places in latents.items():
         read, write = _latent_hooks(places, scale, by_layer[layer])
@@ -67,20 +78,31 @@ def run_edited(model: TransformerBridge, tokens: Int[Tensor, "token"], sets: Seq
     return logits, before_cap[0]
 
 
-def _group(model: TransformerBridge, tokens: Tensor, sets: Sequence[Sequence[Node]], by_layer: dict[int, Any]) -> tuple[dict[int, list[Place]], dict[int, list[Place]]]:
+def _group(
+    model: TransformerBridge, tokens: Tensor, sets: Sequence[Sequence[Node]], by_layer: dict[int, Any]
+) -> tuple[dict[int, list[Place]], dict[int, list[Place]]]:
     """Neurons and latents by layer; UserError for what cannot be changed."""
     neurons, latents = defaultdict(list), defaultdict(list)
     for row, nodes in enumerate(sets):
         for node in nodes:
             if not node.is_feature:
-                raise UserError(f"expected neurons or latents to change; got a {node.kind} node ({node.label}); pick nodes with is_feature")
+                raise UserError(
+                    f"expected neurons or latents to change; got a {node.kind} node ({node.label}); pick nodes with is_feature"
+                )
             if not (0 <= node.layer < model.cfg.n_layers and 0 <= node.position < len(tokens)):
-                raise UserError(f"expected features inside the prompt and the model; got {node.label} at position {node.position}; is it another prompt's?")
+                raise UserError(
+                    f"expected features inside the prompt and the model; got {node.label} at position {node.position}; "
+                    "is it another prompt's?"
+                )
             if node.kind == "latent" and node.layer not in by_layer:
-                raise UserError(f"expected the dictionary of block {node.layer} for {node.label}; got none; pass it in dictionaries")
+                raise UserError(
+                    f"expected the dictionary of block {node.layer} for {node.label}; got none; pass it in dictionaries"
+                )
             width = len(model.blocks[node.layer].mlp.W_out if node.kind == "neuron" else by_layer[node.layer].W_enc)
             if not 0 <= node.index < width:
-                raise UserError(f"expected a {node.kind} index below {width} in block {node.layer}; got {node.index}; is it another model's?")
+                raise UserError(
+                    f"expected a {node.kind} index below {width} in block {node.layer}; got {node.index}; is it another model's?"
+                )
             (neurons if node.kind == "neuron" else latents)[node.layer].append(Place(row, node.position, node.index))
     return neurons, latents
 
@@ -100,7 +122,9 @@ def _neuron_hook(places: list[Place], scale: float) -> Callable[..., Tensor]:
     return edit
 
 
-def _latent_hooks(places: list[Place], scale: float, dictionary: Any) -> tuple[Callable[..., None], Callable[..., Tensor]]:
+def _latent_hooks(
+    places: list[Place], scale: float, dictionary: Any
+) -> tuple[Callable[..., None], Callable[..., Tensor]]:
     values: list[Tensor] = []
 
     def read(x: Tensor, hook: Any) -> None:

@@ -34,7 +34,9 @@ def paths(graph: Graph, n: int = 5, target: int | None = None) -> list[Path]:
     if n < 1:
         raise UserError(f"expected n of at least 1; got {n}; ask for 5 paths")
     if target is None:
-        target = max((i for i, node in enumerate(graph.nodes) if node.kind == "logit"), key=lambda i: graph.nodes[i].weight)
+        target = max(
+            (i for i, node in enumerate(graph.nodes) if node.kind == "logit"), key=lambda i: graph.nodes[i].weight
+        )
     if not 0 <= target < len(graph) or graph.row_values[target].isnan():
         raise UserError(f"expected the index of a logit or feature node as target; got {target}; see graph.nodes")
     strength, edge, rank = _best(graph, n, target)
@@ -57,7 +59,9 @@ def _best(graph: Graph, n: int, last: int) -> tuple[torch.Tensor, torch.Tensor, 
     for target, count in zip(targets.tolist(), counts.tolist(), strict=True):
         if target > last:
             break
-        candidates = (shares[start : start + count, None] * strength[graph.edges.source[start : start + count]]).flatten()
+        candidates = (
+            shares[start : start + count, None] * strength[graph.edges.source[start : start + count]]
+        ).flatten()
         best = candidates.topk(min(n, len(candidates)))
         strength[target, : len(best.values)] = best.values
         edge[target, : len(best.values)] = start + best.indices // n
@@ -80,7 +84,13 @@ def _text(graph: Graph, nodes: list[int], weights: list[float]) -> str:
 
     def name(index: int) -> str:
         node = graph.nodes[index]
-        return repr(node.label) if node.kind == "logit" else f"{node.label!r}@{node.position}" if node.kind == "token" else f"{node.label}@{node.position}"
+        return (
+            repr(node.label)
+            if node.kind == "logit"
+            else f"{node.label!r}@{node.position}"
+            if node.kind == "token"
+            else f"{node.label}@{node.position}"
+        )
 
     steps = [f" →({weight:+.3g}) {name(index)}" for weight, index in zip(weights, nodes[1:], strict=True)]
     return name(nodes[0]) + "".join(steps)

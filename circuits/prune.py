@@ -44,12 +44,14 @@ def _largest(size: Float[Tensor, "item"], share: float) -> Bool[Tensor, "item"]:
 
 
 def _kept_nodes(graph: Graph, arriving: Float[Tensor, "node"], share: float) -> Bool[Tensor, "node"]:
-    always = _of_kind(graph, "token", "logit")
-    candidate = ~always & ~_of_kind(graph, "rest")
+    always = graph.is_kind("token", "logit")
+    candidate = ~always & ~graph.is_kind("rest")
     return always | _largest(arriving * candidate, share)
 
 
-def _kept_edges(graph: Graph, kept: Bool[Tensor, "node"], weights: Float[Tensor, "node"], share: float) -> Bool[Tensor, "edge"]:
+def _kept_edges(
+    graph: Graph, kept: Bool[Tensor, "node"], weights: Float[Tensor, "node"], share: float
+) -> Bool[Tensor, "edge"]:
     inside = kept[graph.edges.target] & kept[graph.edges.source]
     part = Edges(*(column[inside] for column in graph.edges))
     shares = normalised(part, len(graph))
@@ -59,9 +61,11 @@ def _kept_edges(graph: Graph, kept: Bool[Tensor, "node"], weights: Float[Tensor,
     return alive
 
 
-def _settle(graph: Graph, kept: Bool[Tensor, "node"], alive: Bool[Tensor, "edge"]) -> tuple[Bool[Tensor, "node"], Bool[Tensor, "edge"]]:
+def _settle(
+    graph: Graph, kept: Bool[Tensor, "node"], alive: Bool[Tensor, "edge"]
+) -> tuple[Bool[Tensor, "node"], Bool[Tensor, "edge"]]:
     """Drop features without edges out or in, and other leaves but tokens without edges out, until none is left."""
-    feature, fixed = _of_kind(graph, *FEATURES), _of_kind(graph, "token", "logit")
+    feature, fixed = graph.is_kind(*FEATURES), graph.is_kind("token", "logit")
     while True:
         has_out, has_in = torch.zeros_like(kept), torch.zeros_like(kept)
         has_out[graph.edges.source[alive]] = True
@@ -92,7 +96,3 @@ def fold(graph: Graph, kept: Bool[Tensor, "node"], alive: Bool[Tensor, "edge"]) 
     nodes = rest + [node for node, keep in zip(graph.nodes, kept.tolist(), strict=True) if keep]
     values = torch.cat([graph.row_values.new_full((2,), float("nan")), graph.row_values[kept]])
     return Graph(nodes, Edges(target[order], source[order], weight[order]), values, graph.metadata)
-
-
-def _of_kind(graph: Graph, *kinds: str) -> Bool[Tensor, "node"]:
-    return torch.tensor([node.kind in kinds for node in graph.nodes], dtype=torch.bool)

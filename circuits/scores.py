@@ -62,23 +62,28 @@ def influence(edges: Edges, shares: Float[Tensor, "edge"], weights: Float[Tensor
 
 def target_weights(graph: Graph) -> Float[Tensor, "node"]:
     """The weights of the logit nodes, 0 elsewhere."""
-    return graph.column("weight").double()
+    return graph.column("weight")
 
 
 def scores(graph: Graph) -> Scores:
     """Replacement and completeness in both definitions."""
     weights = target_weights(graph)
-    kind = {name: _mask(graph, name) for name in (*LEAVES, "logit")}
+    kind = {name: graph.is_kind(name) for name in (*LEAVES, "logit")}
     shares = normalised(graph.edges, len(graph))
     arriving = influence(graph.edges, shares, weights)
     on_leaves = {name: float(arriving[kind[name]].sum()) for name in LEAVES}
     total = sum(on_leaves.values()) or 1.0
     through = arriving + weights
-    explained = _mask(graph, "token", *FEATURES)
+    explained = graph.is_kind("token", *FEATURES)
     has_row = ~graph.row_values.isnan()
     completeness = float(_explained(graph.edges, shares, explained) @ through) / (float(through[has_row].sum()) or 1.0)
     compatible = _compatible(graph, weights)
-    return Scores(on_leaves["token"] / total, completeness, *compatible, {name: value / total for name, value in on_leaves.items() if value})
+    return Scores(
+        on_leaves["token"] / total,
+        completeness,
+        *compatible,
+        {name: value / total for name, value in on_leaves.items() if value},
+    )
 
 
 def _explained(edges: Edges, shares: Float[Tensor, "edge"], sources: Bool[Tensor, "node"]) -> Float[Tensor, "node"]:
@@ -87,17 +92,13 @@ def _explained(edges: Edges, shares: Float[Tensor, "edge"], sources: Bool[Tensor
 
 
 def _compatible(graph: Graph, weights: Float[Tensor, "node"]) -> tuple[float, float]:
-    known = _mask(graph, "token", "error", "logit", *FEATURES)
+    known = graph.is_kind("token", "error", "logit", *FEATURES)
     keep = known[graph.edges.source]
     edges = Edges(*(column[keep] for column in graph.edges))
     shares = normalised(edges, len(graph))
     arriving = influence(edges, shares, weights)
-    tokens, error = _mask(graph, "token"), _mask(graph, "error")
+    tokens, error = graph.is_kind("token"), graph.is_kind("error")
     reached = float(arriving[tokens].sum()), float(arriving[error].sum())
     through = (arriving + weights)[known]
     unexplained = _explained(edges, shares, error)[known]
     return reached[0] / (sum(reached) or 1.0), float((1 - unexplained) @ through) / (float(through.sum()) or 1.0)
-
-
-def _mask(graph: Graph, *kinds: str) -> Bool[Tensor, "node"]:
-    return torch.tensor([node.kind in kinds for node in graph.nodes], dtype=torch.bool)

@@ -30,7 +30,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..saes.errors import UserError
-from .frozen import Block
+from .frozen import Block, weights
+
+NEURON_WEIGHTS = ("W_in", "W_gate", "W_out", "b_in", "b_gate", "b_out")
 
 
 class Rows(NamedTuple):
@@ -72,12 +74,11 @@ class Neurons:
     """The model's own MLP neurons; slot j of a position is neuron j."""
 
     kind = "neuron"
-    W_skip = None
 
     def __init__(self, block: Block):
-        mlp, seen = block.mlp, block.seen
-        self.W_in, self.W_gate, self.W_out = mlp.W_in, getattr(mlp, "W_gate", None), mlp.W_out
-        self.b_in, self.b_gate, self.b_out = mlp.b_in, getattr(mlp, "b_gate", None), mlp.b_out
+        seen, own = block.seen, weights(block.mlp, *NEURON_WEIGHTS)
+        self.W_in, self.W_gate, self.W_out = own["W_in"], own.get("W_gate"), own["W_out"]
+        self.b_in, self.b_gate, self.b_out = own.get("b_in"), own.get("b_gate"), own.get("b_out")
         self.values = seen["post"].clone()
         self.values[0] = 0
         self.post, self.pre, self.up = seen["post"], seen["pre"], seen.get("pre_linear")
@@ -121,10 +122,16 @@ class Neurons:
         if self.W_gate is None or self.up is None:
             parts = [(_ratio(attribution, self.pre), self.W_in, self.b_in)]
         else:
-            parts = [(_ratio(attribution, self.pre) / 2, self.W_gate, self.b_gate), (_ratio(attribution, self.up) / 2, self.W_in, self.b_in)]
-        cotangent = sum(share @ weight.T for share, weight, _ in parts)
-        constant = sum(((share @ bias).sum() for share, _, bias in parts if bias is not None), start=attribution.new_zeros(()))
-        return Pull(cotangent, constant)
+            parts = [
+                (_ratio(attribution, self.pre) / 2, self.W_gate, self.b_gate),
+                (_ratio(attribution, self.up) / 2, self.W_in, self.b_in),
+            ]
+        cotangent = torch.stack([share @ weight.T for share, weight, _ in parts]).sum(0)
+        constants = [(share @ bias).sum() for share, _, bias in parts if bias is not None]
+        return Pull(cotangent, torch.stack(constants).sum() if constants else attribution.new_zeros(()))
+
+    def skip_adjoint(self, g: Float[Tensor, "*batch token d"]) -> None:
+        """Neurons have no path around them."""
 
 
 class Latents:
@@ -134,14 +141,19 @@ class Latents:
 
     def __init__(self, block: Block, dictionary: Any):
         x, y = block.seen["mlp_in"], block.seen["mlp_out"]
-        self.W_enc, self.b_enc, self.W_dec = (w.detach().to(x) for w in (dictionary.W_enc, dictionary.b_enc, dictionary.W_dec))
+        self.W_enc, self.b_enc, self.W_dec = (
+            w.detach().to(x) for w in (dictionary.W_enc, dictionary.b_enc, dictionary.W_dec)
+        )
         self.W_skip = None if dictionary.W_skip is None else dictionary.W_skip.detach().to(x)
         b_dec = dictionary.b_dec.detach().to(x)
         self.live = live_positions(dictionary, block)
         codes = dictionary.encode(x.to(dictionary.W_enc.dtype))
         self.indices = codes.indices
         self.values = codes.values.detach().to(x) * self.live[:, None]
-        self.pre = torch.stack([self.W_enc[index] @ row for index, row in zip(self.indices, x, strict=True)]) + self.b_enc[self.indices]
+        self.pre = (
+            torch.stack([self.W_enc[index] @ row for index, row in zip(self.indices, x, strict=True)])
+            + self.b_enc[self.indices]
+        )
         constant = self.live[:, None] * b_dec
         if self.W_skip is not None and block.mlp_norm is not None and block.mlp_norm.bias is not None:
             constant = constant + self.live[:, None] * (self.W_skip @ block.mlp_norm.bias)
@@ -179,9 +191,9 @@ class Latents:
         cotangent = torch.stack([share @ self.W_enc[index] for share, index in zip(shares, self.indices, strict=True)])
         return Pull(cotangent, (shares * self.b_enc[self.indices]).sum())
 
-    def skip_adjoint(self, g: Float[Tensor, "*batch token d"]) -> Float[Tensor, "*batch token d"]:
-        """Cotangent at mlp_in of the skip path, at the positions that the dictionary reconstructs."""
-        return (g @ self.W_skip) * self.live[: g.shape[-2], None]
+    def skip_adjoint(self, g: Float[Tensor, "*batch token d"]) -> Float[Tensor, "*batch token d"] | None:
+        """Cotangent at mlp_in of the skip path, at the positions that the dictionary reconstructs; None without one."""
+        return None if self.W_skip is None else (g @ self.W_skip) * self.live[: g.shape[-2], None]
 
 
 Source = Neurons | Latents
@@ -202,26 +214,29 @@ def build_source(block: Block, dictionary: Any | None, layer: int) -> Source | N
     if dictionary is not None:
         return Latents(block, dictionary)
     if not _is_sum_of_neurons(block):
-        raise UserError(f"expected an MLP whose output is a sum of neurons in block {layer}; got {type(block.mlp).__name__}, which is not; "
-                        f"give a transcoder that reads blocks.{layer}.mlp.hook_in and writes blocks.{layer}.mlp.hook_out")  # fmt: skip
+        raise UserError(
+            f"expected an MLP whose output is a sum of neurons in block {layer}; got {type(block.mlp).__name__}, which is not; "
+            f"give a transcoder that reads blocks.{layer}.mlp.hook_in and writes blocks.{layer}.mlp.hook_out"
+        )
     return Neurons(block)
 
 
 def _is_sum_of_neurons(block: Block) -> bool:
     """Do the accessors give the neurons: W_out rows that add up to the output, W_in and W_gate that give their inputs?"""
-    mlp, seen = block.mlp, block.seen
-    if any(getattr(mlp, name, None) is None for name in ("W_in", "W_out")) or not {"pre", "post"} <= seen.keys():
+    seen, own = block.seen, weights(block.mlp, *NEURON_WEIGHTS)
+    if not {"W_in", "W_out"} <= own.keys() or not {"pre", "post"} <= seen.keys():
         return False
-    into = [("pre", mlp.W_in, mlp.b_in)]
-    if getattr(mlp, "W_gate", None) is not None:
-        into = [("pre", mlp.W_gate, getattr(mlp, "b_gate", None)), ("pre_linear", mlp.W_in, mlp.b_in)]
-    maps = [(seen["mlp_in"], weight, bias, seen.get(name)) for name, weight, bias in into]
-    maps.append((seen["post"], mlp.W_out, mlp.b_out, seen["mlp_out"]))
+    maps = [("post", "W_out", "b_out", "mlp_out")]
+    if "W_gate" in own:
+        maps += [("mlp_in", "W_gate", "b_gate", "pre"), ("mlp_in", "W_in", "b_in", "pre_linear")]
+    else:
+        maps += [("mlp_in", "W_in", "b_in", "pre")]
     tolerance = 1e-9 if seen["mlp_out"].dtype == torch.float64 else 1e-4
-    for x, weight, bias, truth in maps:
-        if truth is None or x.shape[-1] != weight.shape[0] or truth.shape[-1] != weight.shape[1]:
+    for read, weight, bias, written in maps:
+        x, truth = seen[read], seen.get(written)
+        if truth is None or (x.shape[-1], truth.shape[-1]) != own[weight].shape:
             return False
-        ours = x @ weight if bias is None else x @ weight + bias
+        ours = x @ own[weight] + own.get(bias, torch.zeros_like(truth[0]))
         if not (ours - truth).norm() <= tolerance * truth.norm():
             return False
     return True

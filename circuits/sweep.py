@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .frozen import FrozenPass
-from .sources import Latents, Rows, Source
+from .sources import Rows, Source
 
 
 class Machine(NamedTuple):
@@ -33,6 +33,12 @@ class Machine(NamedTuple):
     frozen: FrozenPass
     sources: list[Source | None]
     constants: list[Float[Tensor, "token d"]]
+
+    def source(self, layer: int) -> Source:
+        """The source of a layer that has one."""
+        source = self.sources[layer]
+        assert source is not None
+        return source
 
 
 class Totals(NamedTuple):
@@ -47,16 +53,16 @@ class Totals(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Where each node stands in a row: first column of each group, and the feature vectors themselves."""
+    """Where each node stands in a row, by its first column (one per token from there on where a leaf has positions)."""
 
     token: int
     position: int | None
-    bias: int
-    first: list[int | None]
-    error: list[int | None]  # a column per token from here on
-    rest: list[int | None]
-    rest_vectors: list[Float[Tensor, "token d"] | None]
-    features: list[list[tuple[int, int, Float[Tensor, "d feature"]]]]  # per layer: (token, first column, vectors)
+    bias: int  # one per layer, and one for the final norm and b_U
+    first: dict[int, int]  # layer -> column
+    error: dict[int, int]
+    rest: dict[int, int]
+    rest_vectors: dict[int, Tensor]  # layer -> [token d]
+    features: list[list[tuple[int, int, Tensor]]]  # per layer: (token, first column, vectors [d feature])
     count: int
 
 
@@ -94,7 +100,8 @@ def total_attribution(machine: Machine, logits: Rows, weights: Float[Tensor, "ta
     if frozen.final.bias is not None:
         bias[-1] += float(cotangent @ frozen.final.bias)
     totals: list[Tensor | None] = [None] * layers
-    first, error = [0.0] * layers, [None] * layers  # type: list[float], list[Tensor | None]
+    first: list[float] = [0.0] * layers
+    error: list[Tensor | None] = [None] * layers
     for layer in reversed(range(layers)):
         block, source = frozen.blocks[layer], machine.sources[layer]
         below = torch.zeros_like(g)
@@ -105,13 +112,14 @@ def total_attribution(machine: Machine, logits: Rows, weights: Float[Tensor, "ta
                 bias[layer] += float((g @ block.mlp_post.bias).sum())
             first[layer] = float((at_out * source.leaves.first).sum())
             error[layer] = None if source.leaves.error is None else (at_out * source.leaves.error).sum(1)
-            totals[layer] = source.attribution(at_out)
-            pulled, constant = source.pull(totals[layer])
+            arriving = source.attribution(at_out)
+            totals[layer] = arriving
+            pulled, constant = source.pull(arriving)
             bias[layer] += float(constant)
             if block.mlp_norm and block.mlp_norm.bias is not None:
                 bias[layer] += float((pulled @ block.mlp_norm.bias).sum())
-            if source.W_skip is not None:
-                pulled = pulled + source.skip_adjoint(at_out)
+            skipped = source.skip_adjoint(at_out)
+            pulled = pulled if skipped is None else pulled + skipped
             below = block.mlp_norm.adjoint(pulled) if block.mlp_norm else pulled
         if not block.is_parallel:
             g = g + below
@@ -121,7 +129,9 @@ def total_attribution(machine: Machine, logits: Rows, weights: Float[Tensor, "ta
     return Totals(totals, first, error, bias, (g * frozen.embed).sum(1), position)
 
 
-def record_rows(machine: Machine, columns: Columns, logits: Rows, wanted: Wanted, memory_mib: int) -> Iterator[Recorded]:
+def record_rows(
+    machine: Machine, columns: Columns, logits: Rows, wanted: Wanted, memory_mib: int
+) -> Iterator[Recorded]:
     """Record all `wanted` rows, a batch at a time."""
     for part in batches(machine, columns, wanted, memory_mib):
         yield _record(machine, columns, logits, Wanted(*(field[part] for field in wanted)))
@@ -158,7 +168,9 @@ def _record(machine: Machine, columns: Columns, logits: Rows, wanted: Wanted) ->
     for layer in reversed(range(len(frozen.blocks))):
         block = frozen.blocks[layer]
         here = g[:active]
-        below = _record_mlp(machine, columns, layer, here, out) if active and machine.sources[layer] is not None else None
+        below = (
+            _record_mlp(machine, columns, layer, here, out) if active and machine.sources[layer] is not None else None
+        )
         if block.is_parallel:
             _attend(machine, columns, layer, here, out, below)
             active = _inject(machine, columns, logits, wanted, layer, g, out, value)
@@ -172,8 +184,14 @@ def _record(machine: Machine, columns: Columns, logits: Rows, wanted: Wanted) ->
     return Recorded(wanted.node, value, out)
 
 
-def _attend(machine: Machine, columns: Columns, layer: int, g: Float[Tensor, "row token d"], out: Float[Tensor, "row column"],
-            below: Float[Tensor, "row token d"] | None) -> None:  # fmt: skip
+def _attend(
+    machine: Machine,
+    columns: Columns,
+    layer: int,
+    g: Float[Tensor, "active token d"],
+    out: Float[Tensor, "row column"],
+    below: Float[Tensor, "active token d"] | None,
+) -> None:
     """Meet the attention's constants, then carry `g` (in place) to the block's input; `below` joins it there."""
     if len(g):
         constants = machine.constants[layer][: g.shape[1]]
@@ -182,8 +200,16 @@ def _attend(machine: Machine, columns: Columns, layer: int, g: Float[Tensor, "ro
         g += 0 if below is None else below
 
 
-def _inject(machine: Machine, columns: Columns, logits: Rows, wanted: Wanted, layer: int,
-            g: Float[Tensor, "row token d"], out: Float[Tensor, "row column"], value: Float[Tensor, "row"]) -> int:  # fmt: skip
+def _inject(
+    machine: Machine,
+    columns: Columns,
+    logits: Rows,
+    wanted: Wanted,
+    layer: int,
+    g: Float[Tensor, "row token d"],
+    out: Float[Tensor, "row column"],
+    value: Float[Tensor, "row"],
+) -> int:
     """Let this layer's targets join the sweep; returns how many rows are under way now."""
     frozen = machine.frozen
     rows = (wanted.layer == layer).nonzero()[:, 0].to(g.device)
@@ -193,8 +219,7 @@ def _inject(machine: Machine, columns: Columns, logits: Rows, wanted: Wanted, la
     if layer == len(frozen.blocks):
         target, norm = Rows(*(field[slot] for field in logits)), frozen.final
     else:
-        source = machine.sources[layer]
-        assert source is not None
+        source = machine.source(layer)
         target, norm = source.rows(position, slot), frozen.blocks[layer].mlp_norm
     g[rows, position] += norm.adjoint_at(target.cotangent, position) if norm else target.cotangent
     out[rows, columns.bias + layer] += target.constant
@@ -204,26 +229,23 @@ def _inject(machine: Machine, columns: Columns, logits: Rows, wanted: Wanted, la
     return int((wanted.layer >= layer).sum())
 
 
-def _record_mlp(machine: Machine, columns: Columns, layer: int, g: Float[Tensor, "row token d"],
-                out: Float[Tensor, "row column"]) -> Float[Tensor, "row token d"] | None:  # fmt: skip
+def _record_mlp(
+    machine: Machine, columns: Columns, layer: int, g: Float[Tensor, "active token d"], out: Float[Tensor, "row column"]
+) -> Float[Tensor, "active token d"] | None:
     """Meet what the layer's MLP wrote; returns what its skip path adds to the cotangent, if it has one."""
-    block, source = machine.frozen.blocks[layer], machine.sources[layer]
-    assert source is not None
+    block, source = machine.frozen.blocks[layer], machine.source(layer)
     rows, tokens = g.shape[:2]
     at_out = block.mlp_post.adjoint(g) if block.mlp_post else g
     for token, column, vectors in columns.features[layer]:
         if token < tokens:
             out[:rows, column : column + vectors.shape[1]] = at_out[:, token] @ vectors
-    vectors_of = ((columns.error[layer], source.leaves.error), (columns.rest[layer], columns.rest_vectors[layer]))
-    for column, vectors in vectors_of:
+    error, rest = source.leaves.error, columns.rest_vectors.get(layer)
+    for column, vectors in ((columns.error.get(layer), error), (columns.rest.get(layer), rest)):
         if column is not None and vectors is not None:
             out[:rows, column : column + tokens] = torch.einsum("btd,td->bt", at_out, vectors[:tokens])
-    if columns.first[layer] is not None:
-        out[:rows, columns.first[layer]] = at_out[:, 0] @ source.leaves.first[0]
+    out[:rows, columns.first[layer]] = at_out[:, 0] @ source.leaves.first[0]
     out[:rows, columns.bias + layer] += torch.einsum("btd,td->b", at_out, source.leaves.constant[:tokens])
     if block.mlp_post and block.mlp_post.bias is not None:
         out[:rows, columns.bias + layer] += (g @ block.mlp_post.bias).sum(1)
-    if not isinstance(source, Latents) or source.W_skip is None:
-        return None
     skipped = source.skip_adjoint(at_out)
-    return block.mlp_norm.adjoint(skipped) if block.mlp_norm else skipped
+    return block.mlp_norm.adjoint(skipped) if skipped is not None and block.mlp_norm else skipped

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 TOP_LOGITS, TOP_PROBABILITY = 10, 0.95
-Given = str | int | tuple[str | int, str | int]
 
 
 class Target(NamedTuple):
@@ -48,15 +47,19 @@ def default_targets(model: TransformerBridge, frozen: FrozenPass) -> list[Target
     return [Target((token,), _text(model, token), share, share) for token, share in pairs]
 
 
-def given_targets(model: TransformerBridge, frozen: FrozenPass, targets: Sequence[Given]) -> list[Target]:
+def given_targets(model: TransformerBridge, frozen: FrozenPass, targets: Sequence[Any]) -> list[Target]:
     """Targets from token strings, token ids, or pairs of them (a logit difference), each of weight 1 / number."""
     if isinstance(targets, str) or not isinstance(targets, Sequence) or not targets:
-        raise UserError(f"expected a list of tokens, ids or pairs as targets; got {targets!r}; give for example [' Paris', (' Paris', ' London')]")
+        raise UserError(
+            f"expected a list of tokens, ids or pairs as targets; got {targets!r}; give for example [' Paris', (' Paris', ' London')]"
+        )
     chosen = []
     for target in targets:
         pair = target if isinstance(target, tuple | list) else (target,)
         if len(pair) not in (1, 2):
-            raise UserError(f"expected a token or a pair of tokens as target; got {target!r}; give two for a logit difference")
+            raise UserError(
+                f"expected a token or a pair of tokens as target; got {target!r}; give two for a logit difference"
+            )
         ids = tuple(_token_id(model, frozen, token) for token in pair)
         label = " − ".join(_text(model, token) for token in ids)
         chosen.append(Target(ids, label, 1 / len(targets), float(frozen.probabilities[ids[0]])))
@@ -73,7 +76,9 @@ def _token_id(model: TransformerBridge, frozen: FrozenPass, token: Any) -> int:
         raise UserError(f"expected a token string or id as target; got {token!r}; give for example ' Paris'")
     ids = model.tokenizer(token, add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == model.tokenizer.unk_token_id:
-        raise UserError(f"expected a target that is one token; got {token!r}, which is {len(ids)} (ids {ids}); mind the leading space, or give an id")
+        raise UserError(
+            f"expected a target that is one token; got {token!r}, which is {len(ids)} (ids {ids}); mind the leading space, or give an id"
+        )
     return int(ids[0])
 
 
@@ -86,8 +91,12 @@ def target_rows(frozen: FrozenPass, targets: list[Target]) -> Rows:
 
     def combine(table: Float[Tensor, "row vocab"]) -> Float[Tensor, "target row"]:
         # In slices: a float64 reduction of the whole unembedding would copy it.
-        mean = (sum(part.sum(1).double() for part in table.split(1024, dim=1)) / table.shape[1]).to(table)
-        rows = [sum(sign * (table[:, i] - mean) for i, sign in zip(target.ids, target.signs, strict=True)) for target in targets]
+        sums = torch.stack([part.sum(1) for part in table.split(1024, dim=1)]).double()
+        mean = (sums.sum(0) / table.shape[1]).to(table)
+        rows = [
+            sum(sign * (table[:, i] - mean) for i, sign in zip(target.ids, target.signs, strict=True))
+            for target in targets
+        ]
         return torch.stack(rows)  # type: ignore[arg-type]  # sum of tensors
 
     b_U = torch.zeros_like(frozen.logits) if frozen.b_U is None else frozen.b_U

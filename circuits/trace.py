@@ -26,20 +26,26 @@ from torch import Tensor
 from ..saes.errors import UserError
 from ..saes.models import model_info, to_tokens, token_strings
 from .check import check_model
-from .frozen import FrozenPass, capture
+from .frozen import capture
 from .graph import Edges, Graph, Node
-from .sources import Source, build_source
-from .sweep import Columns, Machine, Totals, Wanted, build_machine, record_rows, total_attribution
-from .targets import Given, Target, default_targets, given_targets, target_rows
+from .layout import Chosen, choose, lay_out
+from .sources import Rows, build_source
+from .sweep import Columns, Machine, Wanted, build_machine, record_rows, total_attribution
+from .targets import default_targets, given_targets, target_rows
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-Chosen = list[tuple[Int[Tensor, "feature"], Int[Tensor, "feature"]]]  # per layer: positions and slots
 
-
-def trace(model: TransformerBridge, prompt: str | Int[Tensor, "token"], dictionaries: Sequence[Any] | None = None,
-          targets: Sequence[Given] | None = None, max_features: int = 8192, *, memory_mib: int = 256) -> Graph:  # fmt: skip
+def trace(
+    model: TransformerBridge,
+    prompt: str | Tensor,
+    dictionaries: Sequence[Any] | None = None,
+    targets: Sequence[Any] | None = None,
+    max_features: int = 8192,
+    *,
+    memory_mib: int = 256,
+) -> Graph:
     """Trace `prompt` (text, or token ids with their BOS) to a Graph of what made the next token.
 
     `dictionaries`: transcoders, at most one per layer (blocks.L.mlp.hook_in -> blocks.L.mlp.hook_out); other layers
@@ -62,16 +68,21 @@ def trace(model: TransformerBridge, prompt: str | Int[Tensor, "token"], dictiona
         totals = total_attribution(machine, logits, weights)
         chosen = choose(totals, sources, max_features)
         strings = token_strings(model, tokens)
-        nodes, columns = lay_out(machine, totals, chosen, chosen_targets, logits.value, strings)
+        nodes, columns = lay_out(machine, totals, chosen, chosen_targets, logits, strings)
         edges, row_values = record(machine, columns, logits, chosen, nodes, memory_mib)
-    metadata = {"prompt": prompt if isinstance(prompt, str) else "".join(strings), "tokens": tokens.tolist(), "token_strings": strings,
-                "model": model_info(model).dict(), "dictionaries": [reference(d) for d in dictionaries or []],
-                "targets": [target._asdict() | {"ids": list(target.ids)} for target in chosen_targets],
-                "settings": {"max_features": max_features, "dtype": str(frozen.embed.dtype).removeprefix("torch.")}}  # fmt: skip
+    metadata = {
+        "prompt": prompt if isinstance(prompt, str) else "".join(strings),
+        "tokens": tokens.tolist(),
+        "token_strings": strings,
+        "model": model_info(model).dict(),
+        "dictionaries": [reference(d) for d in dictionaries or []],
+        "targets": [target._asdict() | {"ids": list(target.ids)} for target in chosen_targets],
+        "settings": {"max_features": max_features, "dtype": str(frozen.embed.dtype).removeprefix("torch.")},
+    }
     return Graph(nodes, edges, row_values, metadata)
 
 
-def prompt_tokens(model: TransformerBridge, prompt: str | Int[Tensor, "token"]) -> Int[Tensor, "token"]:
+def prompt_tokens(model: TransformerBridge, prompt: str | Tensor) -> Int[Tensor, "token"]:
     """Token ids on the model's device; UserError when empty, a single token, too long, or not ids of this model."""
     device = next(model.parameters()).device
     if isinstance(prompt, str):
@@ -85,9 +96,14 @@ def prompt_tokens(model: TransformerBridge, prompt: str | Int[Tensor, "token"]) 
     if len(tokens) < 2:
         raise UserError(f"expected a prompt of at least 2 tokens with its BOS; got {len(tokens)}; give more text")
     if len(tokens) > info.n_ctx:
-        raise UserError(f"expected a prompt of at most {info.n_ctx} tokens (the context of {info.name}); got {len(tokens)}; shorten it")
+        raise UserError(
+            f"expected a prompt of at most {info.n_ctx} tokens (the context of {info.name}); got {len(tokens)}; shorten it"
+        )
     if int(tokens.min()) < 0 or int(tokens.max()) >= info.d_vocab:
-        raise UserError(f"expected token ids from 0 to {info.d_vocab - 1}; got {int(tokens.min())} to {int(tokens.max())}; is it another model's tokenizer?")
+        raise UserError(
+            f"expected token ids from 0 to {info.d_vocab - 1}; got {int(tokens.min())} to {int(tokens.max())}; "
+            "is it another model's tokenizer?"
+        )
     return tokens
 
 
@@ -97,17 +113,24 @@ def transcoders_by_layer(model: TransformerBridge, dictionaries: Sequence[Any]) 
     for dictionary in dictionaries:
         known = (dictionary.metadata.get("model") or {}).get("fingerprint")
         if known is not None and known != model_info(model).fingerprint:
-            raise UserError(f"expected dictionaries of {model_info(model).name} (weights {model_info(model).fingerprint[:8]}); got one trained on "
-                            f"{dictionary.metadata['model'].get('name')} (weights {known[:8]}); train or load one for this model")  # fmt: skip
+            raise UserError(
+                f"expected dictionaries of {model_info(model).name} (weights {model_info(model).fingerprint[:8]}); got one trained on "
+                f"{dictionary.metadata['model'].get('name')} (weights {known[:8]}); train or load one for this model"
+            )
         layer = next((i for i in range(model.cfg.n_layers) if dictionary.read == f"blocks.{i}.mlp.hook_in"), None)
         if layer is None or dictionary.write != f"blocks.{layer}.mlp.hook_out":
-            raise UserError(f"expected an MLP transcoder of one of {model.cfg.n_layers} layers (blocks.L.mlp.hook_in → blocks.L.mlp.hook_out); "
-                            f"got {dictionary.read} → {dictionary.write}; leave it out")  # fmt: skip
+            raise UserError(
+                f"expected an MLP transcoder of one of {model.cfg.n_layers} layers (blocks.L.mlp.hook_in → blocks.L.mlp.hook_out); "
+                f"got {dictionary.read} → {dictionary.write}; leave it out"
+            )
         if layer in by_layer:
             raise UserError(f"expected at most one dictionary per layer; got two for block {layer}; leave one out")
         width = model.cfg.d_model
         if dictionary.W_enc.shape[1] != width or dictionary.W_dec.shape[1] != width:
-            raise UserError(f"expected a dictionary of width {width}; got {dictionary.W_enc.shape[1]} → {dictionary.W_dec.shape[1]}; is it another model's?")
+            raise UserError(
+                f"expected a dictionary of width {width}; got {dictionary.W_enc.shape[1]} → {dictionary.W_dec.shape[1]}; "
+                "is it another model's?"
+            )
         by_layer[layer] = dictionary
     return by_layer
 
@@ -115,92 +138,17 @@ def transcoders_by_layer(model: TransformerBridge, dictionaries: Sequence[Any]) 
 def reference(dictionary: Any) -> dict[str, Any]:
     """What a graph file says of a dictionary it was traced with: sites, weights and, where it is known, the folder."""
     folder = getattr(dictionary, "folder", None)
-    return {"site": dictionary.read, "site_out": dictionary.write, "fingerprint": dictionary.fingerprint, "folder": None if folder is None else str(folder)}
+    return {
+        "site": dictionary.read,
+        "site_out": dictionary.write,
+        "fingerprint": dictionary.fingerprint,
+        "folder": None if folder is None else str(folder),
+    }
 
 
-def choose(totals: Totals, sources: list[Source | None], max_features: int) -> Chosen:
-    """The active sources of largest |total attribution|, per layer, ordered by position and slot."""
-    layers, places, sizes = [], [], []
-    for layer, (total, source) in enumerate(zip(totals.sources, sources, strict=True)):
-        if total is None or source is None:
-            continue
-        size = torch.where(source.values != 0, total.abs(), -1.0).flatten()
-        best = size.topk(min(max_features, len(size)))
-        alive = best.values >= 0
-        layers.append(torch.full_like(best.indices[alive], layer))
-        places.append(best.indices[alive])
-        sizes.append(best.values[alive])
-    if not layers:
-        return [(torch.empty(0, dtype=torch.int64),) * 2 for _ in sources]
-    layer, place = torch.cat(layers), torch.cat(places)
-    keep = torch.cat(sizes).topk(min(max_features, len(layer))).indices
-    layer, place = layer[keep], place[keep]
-    chosen = []
-    for index, source in enumerate(sources):
-        mine = place[layer == index].sort().values
-        width = 1 if source is None else source.values.shape[1]
-        chosen.append((mine // width, mine % width))
-    return chosen
-
-
-def lay_out(machine: Machine, totals: Totals, chosen: Chosen, targets: list[Target], values: Tensor,
-            strings: list[str]) -> tuple[list[Node], Columns]:  # fmt: skip
-    """All nodes in causal order (leaves, features by layer, logits) and the columns that rows are recorded in."""
-    frozen, nodes = machine.frozen, []  # type: FrozenPass, list[Node]
-    layers, last = len(frozen.blocks), len(frozen.tokens) - 1
-    tokens = frozen.tokens.tolist()
-
-    def add(kind: str, layer: int, vectors: Tensor, totals: Tensor, first_column: int) -> int:
-        norms = vectors.norm(dim=1).tolist()
-        for p, (norm, total) in enumerate(zip(norms, totals.tolist(), strict=True)):
-            label = strings[p] if kind == "token" else kind
-            nodes.append(Node(kind, layer, p, tokens[p] if kind == "token" else -1, norm, label, total))
-        return first_column
-
-    token = add("token", -1, frozen.embed, totals.token, 0)
-    position = None
-    if frozen.pos_embed is not None and totals.position is not None:
-        position = add("position", -1, frozen.pos_embed, totals.position, len(nodes))
-    bias = len(nodes)
-    nodes += [Node("bias", layer, -1, -1, 0.0, "bias", total) for layer, total in enumerate(totals.bias)]
-    first: list[int | None] = [None] * layers
-    error: list[int | None] = [None] * layers
-    rest: list[int | None] = [None] * layers
-    rest_vectors: list[Tensor | None] = [None] * layers
-    for layer, source in enumerate(machine.sources):
-        if source is None:
-            continue
-        first[layer] = len(nodes)
-        nodes.append(Node("first", layer, 0, -1, float(source.leaves.first[0].norm()), "first position", totals.first[layer]))
-        if source.leaves.error is not None:
-            error[layer] = add("error", layer, source.leaves.error, totals.error[layer], len(nodes))
-        unchosen, remaining = source.values.clone(), totals.sources[layer].clone()
-        unchosen[chosen[layer]], remaining[chosen[layer]] = 0, 0
-        rest_vectors[layer] = source.write(unchosen)
-        rest[layer] = add("rest", layer, rest_vectors[layer], remaining.sum(1), len(nodes))
-    features = [_feature_columns(machine, totals, chosen, layer, nodes) for layer in range(layers)]
-    nodes += [Node("logit", layers, last, target.ids[0], value, target.label, target.weight * value, target.weight)
-              for target, value in zip(targets, values.tolist(), strict=True)]  # fmt: skip
-    return nodes, Columns(token, position, bias, first, error, rest, rest_vectors, features, len(nodes))
-
-
-def _feature_columns(machine: Machine, totals: Totals, chosen: Chosen, layer: int, nodes: list[Node]) -> list[tuple[int, int, Tensor]]:
-    source, (positions, slots) = machine.sources[layer], chosen[layer]
-    if source is None or not len(positions):
-        return []
-    groups = []
-    vectors = source.sources(positions, slots)
-    for p in positions.unique().tolist():
-        mine = (positions == p).nonzero()[:, 0]
-        groups.append((p, len(nodes) + int(mine[0]), vectors[mine].T))
-    latent = source.latent(positions, slots).tolist()
-    amounts = (source.values[positions, slots].tolist(), totals.sources[layer][positions, slots].tolist())
-    for p, index, value, total in zip(positions.tolist(), latent, *amounts, strict=True):
-        nodes.append(Node(source.kind, layer, p, index, value, f"L{layer} {source.kind} {index}", total))
-    return groups
-
-
-def record(machine: Machine, columns: Columns, logits: Any, chosen: Chosen, nodes: list[Node], memory_mib: int) -> tuple[Edges, Tensor]:
+def record(
+    machine: Machine, columns: Columns, logits: Rows, chosen: Chosen, nodes: list[Node], memory_mib: int
+) -> tuple[Edges, Tensor]:
     """The recording pass: all edges, sparse and ordered, on the CPU; and the value of every row."""
     layers = len(machine.frozen.blocks)
     position = torch.cat([positions.cpu() for positions, _ in chosen])

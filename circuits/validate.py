@@ -58,13 +58,24 @@ class Validation:
     """The same for each random control matched in layer, position and size of activation."""
 
     def __str__(self) -> str:
-        controls = ", ".join(f"{value:+.2f}" for value in self.control_measured) or "none (no other active features to match)"
-        return (f"one at a time ({len(self.nodes)} features): Spearman {self.spearman:.2f} [{self.interval[0]:.2f}, {self.interval[1]:.2f}]\n"
-                f"top {self.top} together: predicted {self.top_predicted:+.2f}, measured {self.top_measured:+.2f}; matched controls {controls}")  # fmt: skip
+        controls = (
+            ", ".join(f"{value:+.2f}" for value in self.control_measured) or "none (no other active features to match)"
+        )
+        return (
+            f"one at a time ({len(self.nodes)} features): Spearman {self.spearman:.2f} [{self.interval[0]:.2f}, {self.interval[1]:.2f}]\n"
+            f"top {self.top} together: predicted {self.top_predicted:+.2f}, measured {self.top_measured:+.2f}; matched controls {controls}"
+        )
 
 
-def validate(graph: Graph, model: TransformerBridge, dictionaries: Sequence[Any] | None = None, edges: int = 64, seed: int = 0,
-             *, top: int = 20) -> Validation:  # fmt: skip
+def validate(
+    graph: Graph,
+    model: TransformerBridge,
+    dictionaries: Sequence[Any] | None = None,
+    edges: int = 64,
+    seed: int = 0,
+    *,
+    top: int = 20,
+) -> Validation:
     """Ablate features of `graph` in `model` and compare with the graph's predictions.
 
     `edges`: how many effects (feature → weighted targets) to measure one at a time; `top`: how many features to ablate
@@ -75,7 +86,10 @@ def validate(graph: Graph, model: TransformerBridge, dictionaries: Sequence[Any]
     tokens = prompt_tokens(model, torch.tensor(graph.metadata["tokens"]))
     features = [i for i, node in enumerate(graph.nodes) if node.is_feature]
     if len(features) < 3 or edges < 3 or top < 1:
-        raise UserError(f"expected at least 3 features, 3 edges and top 1 to compare; got {len(features)}, {edges} and {top}; trace with a larger max_features")
+        raise UserError(
+            f"expected at least 3 features, 3 edges and top 1 to compare; got {len(features)}, {edges} and {top}; "
+            "trace with a larger max_features"
+        )
     generator = torch.Generator().manual_seed(seed)
     picked = _pick(graph, features, edges, generator)
     best = sorted(features, key=lambda i: -graph.nodes[i].attribution)[:top]
@@ -85,19 +99,35 @@ def validate(graph: Graph, model: TransformerBridge, dictionaries: Sequence[Any]
     effects = _effects(graph, model, tokens, sets, by_layer)
     predicted = torch.tensor([-graph.nodes[i].attribution for i in picked], dtype=torch.float64)
     measured = effects[1 : len(picked) + 1]
-    return Validation(tuple(picked), tuple(predicted.tolist()), tuple(measured.tolist()), spearman(predicted, measured),
-                      _interval(predicted, measured, generator), len(best), -sum(node.attribution for node in together),
-                      float(effects[len(picked) + 1]), tuple(effects[len(picked) + 2 :].tolist()))  # fmt: skip
+    return Validation(
+        tuple(picked),
+        tuple(predicted.tolist()),
+        tuple(measured.tolist()),
+        spearman(predicted, measured),
+        _interval(predicted, measured, generator),
+        len(best),
+        -sum(node.attribution for node in together),
+        float(effects[len(picked) + 1]),
+        tuple(effects[len(picked) + 2 :].tolist()),
+    )
 
 
 def _same_origin(graph: Graph, model: TransformerBridge, dictionaries: Sequence[Any]) -> dict[int, Any]:
     mine, theirs = model_info(model), graph.metadata.get("model", {})
+    absent = [name for name in ("tokens", "targets") if name not in graph.metadata]
+    if absent:
+        raise UserError(
+            f"expected a graph made by trace; this one's metadata lacks {' and '.join(absent)}; trace the prompt again"
+        )
     if theirs.get("fingerprint") != mine.fingerprint:
-        raise UserError(f"expected the model that the graph was traced with ({theirs.get('name')}); got {mine.name} with other weights; load that one")
+        raise UserError(
+            f"expected the model that the graph was traced with ({theirs.get('name')}); got {mine.name} with other weights; load that one"
+        )
     known = {reference["fingerprint"]: reference["site"] for reference in graph.metadata.get("dictionaries", [])}
     missing = set(known) - {dictionary.fingerprint for dictionary in dictionaries}
     if missing:
-        raise UserError(f"expected the dictionaries that the graph was traced with; none given for {', '.join(sorted(known[name] for name in missing))}; pass them")
+        names = ", ".join(sorted(known[name] for name in missing))
+        raise UserError(f"expected the dictionaries that the graph was traced with; none given for {names}; pass them")
     return transcoders_by_layer(model, dictionaries)
 
 
@@ -109,11 +139,18 @@ def _pick(graph: Graph, features: list[int], count: int, generator: torch.Genera
     return first + [others[i] for i in torch.randperm(len(others), generator=generator)[: count - len(first)].tolist()]
 
 
-def _effects(graph: Graph, model: TransformerBridge, tokens: Int[Tensor, "token"], sets: Sequence[Sequence[Node]],
-             by_layer: dict[int, Any]) -> Float[Tensor, "set"]:  # fmt: skip
+def _effects(
+    graph: Graph,
+    model: TransformerBridge,
+    tokens: Int[Tensor, "token"],
+    sets: Sequence[Sequence[Node]],
+    by_layer: dict[int, Any],
+) -> Float[Tensor, "set"]:
     """Change of the weighted, centred target logits under each set's ablation; the first set is the empty one."""
     batch = max(1, BATCH_TOKENS // len(tokens))
-    logits = torch.cat([run_edited(model, tokens, sets[i : i + batch], 0.0, by_layer)[1].double() for i in range(0, len(sets), batch)])
+    logits = torch.cat(
+        [run_edited(model, tokens, sets[i : i + batch], 0.0, by_layer)[1].double() for i in range(0, len(sets), batch)]
+    )
     logits = logits - logits.mean(1, keepdim=True)
     value = torch.zeros(len(sets), dtype=torch.float64, device=logits.device)
     for target in graph.metadata["targets"]:
@@ -122,11 +159,18 @@ def _effects(graph: Graph, model: TransformerBridge, tokens: Int[Tensor, "token"
     return (value - value[0]).cpu()
 
 
-def _controls(model: TransformerBridge, tokens: Int[Tensor, "token"], by_layer: dict[int, Any], top: list[Node],
-              generator: torch.Generator) -> list[list[Node]]:  # fmt: skip
+def _controls(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "token"],
+    by_layer: dict[int, Any],
+    top: list[Node],
+    generator: torch.Generator,
+) -> list[list[Node]]:
     """Random sets like `top`: same layers, positions and about the same activations; empty when nothing can be matched."""
     frozen = capture(model, tokens)
-    sources = {node.layer: build_source(frozen.blocks[node.layer], by_layer.get(node.layer), node.layer) for node in top}
+    sources = {
+        node.layer: build_source(frozen.blocks[node.layer], by_layer.get(node.layer), node.layer) for node in top
+    }
     avoid = {(node.layer, node.position, node.index) for node in top}
     controls = []
     for _ in range(CONTROLS):
@@ -140,17 +184,30 @@ def _controls(model: TransformerBridge, tokens: Int[Tensor, "token"], by_layer: 
     return [control for control in controls if control]
 
 
-def _matched(source: Source | None, node: Node, taken: set[tuple[int, int, int]], generator: torch.Generator) -> Node | None:
+def _matched(
+    source: Source | None, node: Node, taken: set[tuple[int, int, int]], generator: torch.Generator
+) -> Node | None:
     assert source is not None
     values = source.values[node.position]
     slots = torch.arange(len(values), device=values.device)
     latents = source.latent(torch.full_like(slots, node.position), slots).tolist()
-    free = [slot for slot, latent in enumerate(latents) if values[slot] != 0 and (node.layer, node.position, latent) not in taken]
+    free = [
+        slot
+        for slot, latent in enumerate(latents)
+        if values[slot] != 0 and (node.layer, node.position, latent) not in taken
+    ]
     if not free:
         return None
     near = sorted(free, key=lambda slot: abs(abs(float(values[slot])) - abs(node.value)))[:NEAREST]
     slot = near[int(torch.randint(len(near), (1,), generator=generator))]
-    return Node(source.kind, node.layer, node.position, latents[slot], float(values[slot]), f"L{node.layer} {source.kind} {latents[slot]}")
+    return Node(
+        source.kind,
+        node.layer,
+        node.position,
+        latents[slot],
+        float(values[slot]),
+        f"L{node.layer} {source.kind} {latents[slot]}",
+    )
 
 
 def spearman(a: Float[Tensor, "item"], b: Float[Tensor, "item"]) -> float:

@@ -30,7 +30,10 @@ def topk(pre: Float[Tensor, "token latent"], k: int) -> tuple[Float[Tensor, "tok
         raise ValueError(f"expected k in [1, {latents}], the number of latents; got {k}; lower k or widen the dictionary")
     with torch.no_grad():
         values, indices = torch.topk(pre, min(k + 1, latents), dim=1)
-        tied = values[:, k - 1] == values[:, k] if k < latents else torch.zeros_like(values[:, 0], dtype=torch.bool)
+        tied = torch.zeros(len(pre), dtype=torch.bool, device=pre.device)
+        if k < latents:
+            last, next_ = values[:, k - 1], values[:, k]
+            tied = (last == next_) | (last.isnan() & next_.isnan())
         indices = _lowest_index_first(values[:, :k], indices[:, :k])
         if tied.any():
             indices[tied] = torch.sort(pre[tied], dim=1, descending=True, stable=True).indices[:, :k]

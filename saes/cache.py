@@ -55,12 +55,12 @@ def cache(
     Raises UserError for an unknown site, empty text, a folder that is in use, another model or text on resume, and
     non-finite activations; what was written before stays usable with `resume`.
     """
-    if tokens < 1:
-        raise UserError(f"expected at least one token to cache; got tokens={tokens}; raise it")
+    if tokens < 1 or batch < 1:
+        raise UserError(f"expected at least one token and one block a batch; got tokens={tokens}, batch={batch}; raise it")
     names = list(dict.fromkeys(resolve_site(model, site) for site in sites))
     if not names:
         raise UserError("expected at least one site; got none; for example blocks.12.hook_resid_post")
-    writer = ShardWriter(Path(folder), model_info(model), dtype, tokens, context, shard_mib, resume)
+    writer = ShardWriter(Path(folder), model_info(model), names, dtype, tokens, context, shard_mib, resume)
     if writer.manifest["finished"]:
         return Shards.open(folder)
     blocks = writer.skip_written(_blocks(model, texts_or_token_blocks, context))
@@ -96,6 +96,8 @@ def capture(model: TransformerBridge, blocks: PaddedBlocks, sites: list[str]) ->
 
     def keep(site: str) -> Any:
         def hook(value: Tensor, hook: Any) -> None:
+            if value.shape[:2] != real.shape or value.ndim < 3:
+                raise UserError(f"expected {site} to be [batch seq …]; got {list(value.shape)}; choose a site with one row a token")
             rows[site] = value.flatten(2)[real].cpu()
 
         return hook

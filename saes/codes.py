@@ -24,6 +24,10 @@ class Codes(NamedTuple):
         """The values of a few chosen latents, without the dense matrix."""
         return ((self.indices[:, :, None] == latents) * self.values[:, :, None]).sum(1)
 
+    def cpu(self) -> Codes:
+        """The same codes on the CPU."""
+        return Codes(self.values.cpu(), self.indices.cpu())
+
     def l0(self) -> Int[Tensor, "token"]:
         """How many latents are active on each token."""
         return (self.values != 0).sum(1)

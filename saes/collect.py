@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .dictionary import Dictionary
 from .errors import UserError
-from .evaluate import check_shards
+from .evaluate import check_shards, check_source
 from .models import load_model, model_info
 from .shards import Shards
 from .splice import check_model
@@ -54,12 +54,13 @@ def collect(
         raise UserError(f"expected an empty folder for the FeatureStore; {folder} has files; choose another")
     model = model or load_model(shards.manifest["model"]["name"])
     check_model(dictionary, model)
+    check_source(shards, model)
     stats = FeatureStats(dictionary.config.latents)
     bar = tqdm(total=len(shards), unit="tok", unit_scale=True, desc="collect", disable=not progress)
     for start, stop in block_spans(shards.positions, batch):
         part = {site: rows.float() for site, rows in shards.read(_sites(dictionary), slice(start, stop)).items()}
         positions = shards.positions[start:stop]
-        stats.update(dictionary.encode(part), positions, start, dictionary.kept(positions, part))
+        stats.update(dictionary.encode(part).cpu(), positions, start, dictionary.kept(positions, part))
         bar.update(stop - start)
     bar.close()
     arrays = stats.freeze()
@@ -100,7 +101,7 @@ def promoted_tokens(dictionary: Dictionary, model: TransformerBridge, piece: int
         return {}
     W_U = final_gain(model)[:, None] * W_U.float()
     found: dict[str, list[Tensor]] = {"top": [], "bottom": []}
-    for rows in dictionary.W_dec.to(W_U.device).split(piece):
+    for rows in dictionary.W_dec.to(W_U).split(piece):
         effect = rows @ W_U
         effect -= effect.mean(1, keepdim=True)
         found["top"].append(torch.stack([part.float() for part in effect.topk(TOP_LOGITS)]))

@@ -104,6 +104,11 @@ class TrainConfig:
         for name in ("warmup", "decay", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"expected {name} to be a share in [0, 1); got {getattr(self, name)}")
+        for name in ("auxk", "drop_norm", "dead_after"):
+            if not 0 <= (getattr(self, name) or 0) < float("inf"):
+                raise UserError(f"expected {name} to be zero or more; got {getattr(self, name)}")
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise UserError(f"expected a learning rate above zero; got lr={self.lr}; leave it out for the default")
 
     @property
     def steps(self) -> int:

@@ -129,7 +129,9 @@ def _record(line: str, path: Path, number: int, id: str) -> Document:
     if not record["text"].strip():
         raise UserError(f'expected text in {where}; got an empty "text"; leave the line out')
     own_id, kind = record.get("id"), record.get("kind")
-    return Document(own_id if isinstance(own_id, str) else id, kind if isinstance(kind, str) else "text", record["text"])
+    return Document(
+        own_id if isinstance(own_id, str) else id, kind if isinstance(kind, str) else "text", record["text"]
+    )
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -42,7 +42,7 @@ class Dictionary(nn.Module):
     """A trained dictionary; `.config` is its shape, `.metadata` where it comes from (model, shards, exclusion rule).
 
     Parameters: `W_enc [latent d_in]`, `b_enc [latent]`, `W_dec [latent d_out]`, `b_dec [d_out]`, and `W_skip
-    [d_out d_in]` or None.
+    [d_out d_in]` or None. `.folder` is where it was saved or loaded, None before.
     """
 
     W_skip: nn.Parameter | None
@@ -50,6 +50,7 @@ class Dictionary(nn.Module):
     def __init__(self, config: DictionaryConfig, tensors: Mapping[str, Tensor], metadata: dict[str, Any] | None = None):
         super().__init__()
         self.config, self.metadata = config, metadata or {}
+        self.folder: Path | None = None
         d_in, d_out = tensors["W_enc"].shape[-1], tensors["W_dec"].shape[-1]
         shapes = {"W_enc": (config.latents, d_in), "b_enc": (config.latents,), "W_dec": (config.latents, d_out), "b_dec": (d_out,)}  # fmt: skip
         if config.skip:
@@ -133,6 +134,7 @@ class Dictionary(nn.Module):
         from .formats import saelens
 
         saelens.save(self, Path(folder))
+        self.folder = Path(folder)
 
     @staticmethod
     def load(folder: str | Path, format: str = "auto", device: str | torch.device = "cpu") -> Dictionary:
@@ -141,7 +143,9 @@ class Dictionary(nn.Module):
 
         if format not in ("auto", "saelens"):
             raise UserError(f"expected format auto or saelens; got {format!r}")
-        return saelens.load(Path(folder)).to(device)
+        dictionary = saelens.load(Path(folder)).to(device)
+        dictionary.folder = Path(folder)
+        return dictionary
 
     def __repr__(self) -> str:
         path = self.read or "activations"

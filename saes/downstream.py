@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .dictionary import Dictionary
+from .errors import UserError
 from .shards import Shards
 from .splice import Replace, check_model, replacing
 from .text import Block, PaddedBlocks, pad_blocks
@@ -48,6 +49,8 @@ def downstream(
     names = ["clean", *ways, "kl", "kl_all"]
     sums: list[list[float]] = []
     blocks = sample_blocks(shards, rows, tokens, seed)
+    if not blocks:
+        raise UserError("expected text blocks of at least two tokens to predict; got none; cache longer texts")
     for start in range(0, len(blocks), batch):
         padded = pad_blocks(blocks[start : start + batch])
         clean = log_probs(model, padded)

@@ -9,14 +9,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .errors import UserError
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
+          "I32": torch.int32, "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -68,6 +73,33 @@ def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
         return load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise UserError(f"expected {what} at {path}; could not read it ({error}); make it anew") from error
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """Memory-map the tensors of a safetensors file (private mapping: writing to one never reaches the file).
+
+    Raises OSError or ValueError when the file is missing, truncated or no such file.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(8)
+        header_bytes = int.from_bytes(head, "little")
+        if len(head) < 8 or 8 + header_bytes > path.stat().st_size:
+            raise ValueError(f"{path.name} is not a whole safetensors file")
+        try:
+            header = json.loads(handle.read(header_bytes))
+            header.pop("__metadata__", None)
+            data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+            return {name: _view(data, entry, 8 + header_bytes) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, OverflowError) as error:
+            raise ValueError(f"{path.name} has a damaged header: {error}") from error
+
+
+def _view(data: mmap.mmap, entry: dict[str, Any], base: int) -> Tensor:
+    shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
+    count = int(torch.tensor(shape).prod()) if shape else 1
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=base + entry["data_offsets"][0]).view(shape)
 
 
 def sha256_file(path: Path) -> str:

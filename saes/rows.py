@@ -70,8 +70,8 @@ class ShardRows:
         for site, limit in self.keep.max_norm.items():
             kept &= norms[site] <= limit
         self.rows = (kept & ~held_out_rows(shards, config.held_out)).nonzero().squeeze(1)
-        if not len(self.rows):
-            raise UserError(f"expected tokens to train on; the rule leaves none of {len(shards)}; cache more or relax it")
+        if len(self.rows) < 2:
+            raise UserError(f"expected tokens to train on; the rule leaves {len(self.rows)} of {len(shards)}; cache more or relax it")
         parts = (shards.read(sites, index) for index in self.rows.split(CHUNK))
         self.scaling = fit_scaling((Pair(p[self.config.read].float(), p[self.config.write].float()) for p in parts), config.center)  # fmt: skip
         self.metadata = {
@@ -84,10 +84,14 @@ class ShardRows:
         }
 
     def batches(self, start: int) -> Iterator[Pair]:
-        """Batches of shuffled rows, from step `start` on, over as many epochs as are asked for."""
+        """Batches of shuffled rows, from step `start` on, over as many epochs as are asked for.
+
+        An epoch's last few rows, too few for a batch, wait for another epoch's order: the variance about the mean of a
+        handful of rows, by which the loss is divided, is far too small.
+        """
         read, write = self.config.read, self.config.write
         stream = self.shards.batches(
-            self.train.batch, self.train.seed, list({read, write}), self.rows, start, epochs=2**31
+            self.train.batch, self.train.seed, list({read, write}), self.rows, start, epochs=2**31, only_whole=True
         )
         for batch in stream:
             yield Pair(batch.activations[read].float(), batch.activations[write].float())
@@ -100,17 +104,16 @@ class StreamRows:
         self.config, self.batch = config.dictionary, config.batch
         pairs = (self._pair(item) for item in data)
         head: list[Pair] = []
-        while sum(len(pair.x) for pair in head) < STREAM_ROWS and (pair := next(pairs, None)) is not None:
+        count = 0
+        while count < STREAM_ROWS and (pair := next(pairs, None)) is not None:
             head.append(pair)
-        if not sum(len(pair.x) for pair in head):
+            count += len(pair.x)
+        if not count:
             raise UserError("expected activations to train on; got an empty iterable; give tensors [token d]")
         norms = {
             self.config.read: torch.cat([row_norms(pair.x) for pair in head]),
             self.config.write: torch.cat([row_norms(pair.y) for pair in head]),
         }
-        for site, rows in norms.items():
-            if not torch.isfinite(rows).all():
-                raise UserError(f"expected finite activations; got NaN or infinity at {site or 'the input'}; check the stream")
         self.keep = fit_keep_rule(norms, None, 0, config.drop_norm)
         self.scaling = fit_scaling(map(self._kept, head), config.center)
         self.metadata = {"keep": self.keep.to_dict()}
@@ -119,9 +122,19 @@ class StreamRows:
     def _pair(self, item: Any) -> Pair:
         if isinstance(item, Batch):
             item = item.activations
-        x, y = (item, item) if isinstance(item, Tensor) else (item[self.config.read], item[self.config.write])
-        if x.ndim != 2 or len(x) != len(y):
+        if isinstance(item, Tensor):
+            if self.config.is_transcoder:
+                raise UserError(f"expected {{site: tensor}} with {self.config.read} and {self.config.write}; got one tensor; a transcoder needs both")  # fmt: skip
+            x = y = item
+        else:
+            missing = [site for site in (self.config.read, self.config.write) if site not in item]
+            if missing:
+                raise UserError(f"expected activations of {missing[0] or 'a site named in the config'}; got {', '.join(item)}; name the site")
+            x, y = item[self.config.read], item[self.config.write]
+        if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
             raise UserError(f"expected tensors [token d]; got shapes {tuple(x.shape)}, {tuple(y.shape)}")
+        if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
+            raise UserError("expected finite activations; got NaN or infinity in the stream; check what makes it")
         return Pair(x.float(), y.float())
 
     def _kept(self, pair: Pair) -> Pair:
@@ -131,14 +144,20 @@ class StreamRows:
     def batches(self, start: int) -> Iterator[Pair]:
         """Kept rows regrouped into batches of the configured size; the last one may be smaller."""
         waiting: list[Pair] = []
+        room = self.batch
         for pair in map(self._kept, self._pairs):
-            waiting.append(pair)
-            while sum(len(part.x) for part in waiting) >= self.batch:
-                joined = Pair(torch.cat([part.x for part in waiting]), torch.cat([part.y for part in waiting]))
-                yield Pair(joined.x[: self.batch], joined.y[: self.batch])
-                waiting = [Pair(joined.x[self.batch :], joined.y[self.batch :])]
-        if waiting and len(waiting[0].x):
-            yield Pair(torch.cat([part.x for part in waiting]), torch.cat([part.y for part in waiting]))
+            while len(pair.x) >= room:
+                yield _join([*waiting, Pair(pair.x[:room], pair.y[:room])])
+                pair, waiting, room = Pair(pair.x[room:], pair.y[room:]), [], self.batch
+            if len(pair.x):
+                waiting.append(pair)
+                room -= len(pair.x)
+        if waiting:
+            yield _join(waiting)
+
+
+def _join(pairs: list[Pair]) -> Pair:
+    return Pair(torch.cat([pair.x for pair in pairs]), torch.cat([pair.y for pair in pairs]))
 
 
 def _with_sites(config: DictionaryConfig, shards: Shards) -> DictionaryConfig:

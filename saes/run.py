@@ -1,7 +1,7 @@
 """A training run's folder: its config, its log, its checkpoint and, at the end, its dictionary.
 
-`metrics.jsonl` has one line every `log_every` steps; clocks (`tokens_per_s`, `wall_s`) are fields of their own, everything
-else repeats exactly under the same seed. The checkpoint is one safetensors file, replaced atomically, holding weights, Adam's
+`metrics.jsonl` has one line every `log_every` steps; the clock (`tokens_per_s`) is a field of its own, everything else
+repeats exactly under the same seed. The checkpoint is one safetensors file, replaced atomically, holding weights, Adam's
 moments, dead-latent counters and the step, and the config and data fingerprint that it belongs to; on resume the log is cut
 back to the checkpoint's step.
 """
@@ -42,8 +42,6 @@ class Run:
                 raise UserError(f"expected an empty folder for the run; {folder} has files; give --resume or another --out")
             self._check_same(read_json(folder / "config.json", "the config of a training run"))
             self.finished = (folder / "cfg.json").exists()
-        else:
-            write_json(folder / "config.json", config.to_dict())
 
     def _check_same(self, old: dict[str, Any]) -> None:
         now = json.loads(json.dumps(self.config.to_dict()))
@@ -53,21 +51,32 @@ class Run:
             raise UserError(f"expected to resume {self.folder} with the settings it was begun with; got {came}; use a new --out")
 
     def restore(self, state: TrainState, rows: Rows) -> None:
-        """Continue from the checkpoint of this folder, if there is one."""
-        if self.folder is not None and (self.folder / "checkpoint.safetensors").exists():
-            saved = read_tensors(self.folder / "checkpoint.safetensors", "a training checkpoint")
-            about = json.loads(bytes(saved.pop("about").tolist()))
-            if about["shards"] != rows.metadata.get("shards"):
-                raise UserError(f"expected the Shards that {self.folder} was begun on; got others; give them or a new --out")
-            _load_state(state, saved)
-            state.step = about["step"]
+        """Continue from the checkpoint of this folder, if there is one; begin the folder otherwise."""
+        if self.folder is not None:
+            path = self.folder / "checkpoint.safetensors"
+            if path.exists():
+                self._restore(path, state, rows)
+            write_json(self.folder / "config.json", self.config.to_dict())
             self._cut_log(state.step)
         self._bar = tqdm(total=self.config.steps, initial=state.step, desc="train", unit="step", disable=not self._progress)
+
+    def _restore(self, path: Path, state: TrainState, rows: Rows) -> None:
+        saved = read_tensors(path, "a training checkpoint")
+        try:
+            about = json.loads(bytes(saved.pop("about").tolist()))
+            same, step = about["shards"] == rows.metadata.get("shards"), int(about["step"])
+            if same:
+                _load_state(state, saved)
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"expected a training checkpoint at {path}; it is damaged ({error!r}); use a new --out") from error
+        if not same:
+            raise UserError(f"expected the Shards that {self.folder} was begun on; got others; give them or a new --out")
+        state.step = step
 
     def _cut_log(self, step: int) -> None:
         assert self.folder is not None
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
         with atomic_path(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))

@@ -12,9 +12,6 @@ when the shard is first touched. Keys of the manifest are in docs/formats.md.
 from __future__ import annotations
 
 import dataclasses
-import json
-import mmap
-import struct
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +22,9 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from .errors import UserError
-from .io import read_json, sha256_file
+from .io import map_tensors, read_json, sha256_file
 
 FORMAT, VERSION = "unweave.shards", 1
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
-          "I32": torch.int32, "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
 
 
 class Batch(NamedTuple):
@@ -56,7 +51,9 @@ class SiteRows:
         """Rows and width."""
         return len(self.shards), self.shards.width(self.site)
 
-    def __getitem__(self, rows: int | slice | Int[Tensor, "row"]) -> Shaped[Tensor, "..."]:
+    def __getitem__(
+        self, rows: int | slice | Int[Tensor, "row"] | Bool[Tensor, "row"]
+    ) -> Shaped[Tensor, "..."]:
         return self.shards.read([self.site], rows)[self.site]
 
 
@@ -80,6 +77,7 @@ class Shards:
                 f"expected {FORMAT} version {VERSION} in {folder}; got {manifest.get('format')!r} version "
                 f"{manifest.get('version')!r}; cache the activations again with this version"
             )
+        _check_manifest(folder, manifest)
         if not manifest["finished"] and not unfinished:
             raise UserError(
                 f"expected a finished Shards folder; {folder} stopped at {manifest['rows']:,} of "
@@ -141,14 +139,29 @@ class Shards:
             path = self.folder / entry["file"]
             if sha256_file(path) != entry["sha256"]:
                 raise UserError(f"expected {path} as it was written; its checksum differs; the file is damaged, cache anew")
-            self._open[number] = map_tensors(path)
+            self._open[number] = self._checked(path, entry["rows"])
         return self._open[number]
 
-    def read(self, sites: list[str], rows: int | slice | Int[Tensor, "row"]) -> dict[str, Tensor]:
+    def _checked(self, path: Path, rows: int) -> dict[str, Tensor]:
+        wanted = {site: ((rows, self.width(site)), self.dtype) for site in self.sites}
+        wanted |= {name: ((rows,), torch.int32) for name in ("tokens", "positions", "documents")}
+        try:
+            tensors = map_tensors(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"expected a safetensors shard at {path}; could not read it ({error}); cache anew") from error
+        found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        if found != wanted:
+            raise UserError(f"expected {path} to hold {wanted}, as its manifest says; it holds {found}; cache anew")
+        return tensors
+
+    def read(
+        self, sites: list[str], rows: int | slice | Int[Tensor, "row"] | Bool[Tensor, "row"]
+    ) -> dict[str, Tensor]:
         """The chosen rows of several sites, in the stored dtype; UserError for a row outside the folder."""
         if isinstance(rows, slice):
             rows = torch.arange(*rows.indices(len(self)))
-        index = torch.as_tensor(rows, dtype=torch.int64).reshape(-1)
+        index = torch.as_tensor(rows)
+        index = index.nonzero().squeeze(1) if index.dtype == torch.bool else index.to(torch.int64).reshape(-1)
         if len(index) and not (0 <= int(index.min()) and int(index.max()) < len(self)):
             raise UserError(f"expected rows in [0, {len(self)}); got {int(index.min())} to {int(index.max())}")
         owner = torch.searchsorted(self._starts, index, right=True) - 1
@@ -173,16 +186,19 @@ class Shards:
         rows: Int[Tensor, "row"] | Bool[Tensor, "row"] | None = None,
         start: int = 0,
         epochs: int = 1,
+        only_whole: bool = False,
     ) -> Iterator[Batch]:
         """Batches over `rows` (default all), in an order drawn anew for each epoch from `seed` (None: in text order).
 
         The permutation is over all rows, so shuffling does not depend on a buffer. The last batch of an epoch may be
-        smaller; nothing is dropped. `start` skips that many batches without reading them: the order of the rest is
-        what it would have been.
+        smaller; nothing is dropped, unless `only_whole`, which leaves the smaller batch out where there is a whole one.
+        `start` skips that many batches without reading them: the order of the rest is what it would have been.
         """
+        if batch < 1:
+            raise UserError(f"expected a batch of at least one row; got {batch}; raise it")
         chosen = torch.arange(len(self)) if rows is None else torch.as_tensor(rows)
         chosen = chosen.nonzero().squeeze(1) if chosen.dtype == torch.bool else chosen
-        per_epoch = -(-len(chosen) // batch)
+        per_epoch = len(chosen) // batch if only_whole and len(chosen) >= batch else -(-len(chosen) // batch)
         for epoch in range(start // per_epoch if per_epoch else 0, epochs):
             order = chosen if seed is None else chosen[_permutation(len(chosen), seed, epoch)]
             for number in range(max(0, start - epoch * per_epoch), per_epoch):
@@ -196,26 +212,28 @@ def _permutation(n: int, seed: int, epoch: int) -> Int[Tensor, "row"]:
     return torch.randperm(n, generator=generator)
 
 
+def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """UserError unless the manifest has every entry that reading needs, and names files of its own folder only."""
+    try:
+        dtype = getattr(torch, manifest["dtype"])
+        is_whole = (
+            isinstance(dtype, torch.dtype)
+            and all(isinstance(site["name"], str) and int(site["width"]) > 0 for site in manifest["sites"])
+            and all(Path(entry["file"]).name == entry["file"] for entry in manifest["shards"])
+            and sum(int(entry["rows"]) for entry in manifest["shards"]) == manifest["rows"]
+            and all({"bytes", "sha256", "blocks"} <= entry.keys() for entry in manifest["shards"])
+            and bool(manifest["rows"] or not manifest["finished"])
+            and {"name", "fingerprint", "bos"} <= manifest["model"].keys()
+            and {"fingerprint", "context", "target_rows"} <= manifest.keys()
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(f"expected a whole manifest in {folder}; entries are missing or malformed; cache the activations anew")
+
+
 def _check_size(path: Path, expected: int) -> None:
     size = path.stat().st_size if path.exists() else None
     if size != expected:
         came = "no file" if size is None else f"{size:,} bytes"
         raise UserError(f"expected {path} of {expected:,} bytes; got {came}; the folder is damaged, cache it anew")
-
-
-def map_tensors(path: Path) -> dict[str, Tensor]:
-    """Memory-map the tensors of a safetensors file (private mapping: writing to one never reaches the file)."""
-    with path.open("rb") as handle:
-        (header_bytes,) = struct.unpack("<Q", handle.read(8))
-        header = json.loads(handle.read(header_bytes))
-        data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
-    header.pop("__metadata__", None)
-    return {name: _view(data, entry, 8 + header_bytes) for name, entry in header.items()}
-
-
-def _view(data: mmap.mmap, entry: dict[str, Any], base: int) -> Tensor:
-    shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
-    count = int(torch.tensor(shape).prod()) if shape else 1
-    if count == 0:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(data, dtype=dtype, count=count, offset=base + entry["data_offsets"][0]).view(shape)

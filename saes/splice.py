@@ -45,7 +45,7 @@ def splice(
 
 def _reconstruct(dictionary: Dictionary, keep_error: bool) -> Replace:
     def replace(x: Float[Tensor, "token d_in"], y: Float[Tensor, "token d_out"]) -> Float[Tensor, "token d_out"]:
-        y_hat = dictionary(x).to(y.dtype)
+        y_hat = dictionary(x).to(y)
         return y_hat + (y - y_hat).detach() if keep_error else y_hat
 
     return replace
@@ -64,13 +64,13 @@ def replacing(
         seen["x"] = value
 
     def rewrite(value: Tensor, hook: Any) -> Tensor:
-        x, y = (value if read == write else seen["x"]).flatten(0, 1), value.flatten(0, 1)
+        x, y = ((value if read == write else seen["x"]).flatten(2).flatten(0, 1), value.flatten(2).flatten(0, 1))
         positions = torch.arange(value.shape[1], device=value.device).expand(value.shape[:2]).flatten()
         kept = dictionary.kept(positions, {dictionary.read: x, dictionary.write: y})
         if everywhere:
             kept = torch.ones_like(kept)
         out = y.clone()
-        out[kept] = replace(x[kept], y[kept]).to(y.dtype)
+        out[kept] = replace(x[kept], y[kept]).to(y)
         return out.view_as(value)
 
     hooks = [(write, rewrite)] if read == write else [(read, remember), (write, rewrite)]

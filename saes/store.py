@@ -7,7 +7,9 @@ notes, the one part that changes). Keys are in docs/formats.md.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import UserError
-from .io import read_json, write_json, write_tensors
-from .shards import Shards, map_tensors
+from .io import map_tensors, read_json, write_json, write_tensors
+from .shards import Shards
 from .stats import histogram_edges
 
 FORMAT, VERSION = "unweave.features", 1
@@ -66,7 +68,8 @@ class FeatureStore:
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder, self.manifest = folder, manifest
-        self._arrays = _map(folder / "features.safetensors")
+        self._arrays, self._tokens = (_map(folder / f"{name}.safetensors") for name in ("features", "tokens"))
+        _check_arrays(folder, self._arrays, self._tokens)
         self.columns: dict[str, Tensor] = {name: self._arrays[name] for name in COLUMNS}
 
     @staticmethod
@@ -101,18 +104,13 @@ class FeatureStore:
         return self._arrays["max_value"]
 
     @cached_property
-    def _tokens(self) -> dict[str, Tensor]:
-        return _map(self.folder / "tokens.safetensors")
-
-    @cached_property
     def vocabulary(self) -> list[str]:
         """The string of every token id."""
         data, ends = bytes(self._tokens["vocab_bytes"].tolist()), self._tokens["vocab_ends"].tolist()
         return [data[start:end].decode("utf-8", "surrogatepass") for start, end in zip([0, *ends], ends, strict=False)]
 
     def __getitem__(self, latent: int) -> Feature:
-        if not 0 <= latent < len(self):
-            raise IndexError(f"expected a latent in [0, {len(self)}); got {latent}")
+        self._check(latent)
         arrays = self._arrays
         scalar = {name: arrays[name][latent].item() for name in COLUMNS if name != "std_value"}
         return Feature(
@@ -168,20 +166,32 @@ class FeatureStore:
 
     def label(self, latent: int) -> str | None:
         """The label of a latent, if someone gave it one."""
+        if not (self.folder / "labels.sqlite").exists():
+            return None
         with self._labels() as database:
-            row = database.execute("SELECT label FROM labels WHERE latent = ?", (latent,)).fetchone()
+            row = database.execute("SELECT label FROM labels WHERE latent = ?", (int(latent),)).fetchone()
         return row[0] if row else None
 
     def set_label(self, latent: int, label: str) -> None:
         """Keep a label for a latent (replacing an earlier one)."""
-        self[latent]
+        self._check(latent)
         with self._labels() as database:
-            database.execute("INSERT INTO labels VALUES (?, ?) ON CONFLICT DO UPDATE SET label = excluded.label", (latent, label))
+            database.execute("INSERT INTO labels VALUES (?, ?) ON CONFLICT DO UPDATE SET label = excluded.label", (int(latent), label))
 
-    def _labels(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.folder / "labels.sqlite")
-        database.execute("CREATE TABLE IF NOT EXISTS labels (latent INTEGER PRIMARY KEY, label TEXT NOT NULL)")
-        return database
+    @contextlib.contextmanager
+    def _labels(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one statement, so that any thread may call; UserError when the file is damaged or locked away."""
+        path = self.folder / "labels.sqlite"
+        try:
+            with contextlib.closing(sqlite3.connect(path)) as database, database:
+                database.execute("CREATE TABLE IF NOT EXISTS labels (latent INTEGER PRIMARY KEY, label TEXT NOT NULL)")
+                yield database
+        except sqlite3.Error as error:
+            raise UserError(f"expected a labels database at {path}; could not use it ({error}); restore or remove it") from error
+
+    def _check(self, latent: int) -> None:
+        if not 0 <= latent < len(self):
+            raise IndexError(f"expected a latent in [0, {len(self)}); got {latent}")
 
 
 def _map(path: Path) -> dict[str, Tensor]:
@@ -189,6 +199,28 @@ def _map(path: Path) -> dict[str, Tensor]:
         return map_tensors(path)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"expected a FeatureStore file at {path}; could not read it ({error}); collect it anew") from error
+
+
+def _check_arrays(folder: Path, arrays: dict[str, Tensor], tokens: dict[str, Tensor]) -> None:
+    """UserError unless every array is there, as long as the others, and points only at rows, tokens and latents there are."""
+    needed = {*COLUMNS, "histogram", "example_rows", "example_values", "example_windows", "neighbours", "neighbour_cosines"}
+    columns = {"tokens", "positions", "documents"}
+    is_whole = (
+        needed <= arrays.keys()
+        and {*columns, "vocab_bytes", "vocab_ends"} <= tokens.keys()
+        and len({len(arrays[name]) for name in needed}) == 1
+        and len({len(tokens[name]) for name in columns}) == 1
+        and _below(arrays["example_rows"], len(tokens["tokens"]), least=-1)
+        and _below(arrays["neighbours"], len(arrays["count"]))
+        and all(_below(part, len(tokens["vocab_ends"])) for name, part in arrays.items() if name.endswith("_logit_tokens"))
+        and _below(tokens["tokens"], len(tokens["vocab_ends"]))
+    )
+    if not is_whole:
+        raise UserError(f"expected a whole FeatureStore in {folder}; its arrays do not fit together; collect it anew")
+
+
+def _below(numbers: Tensor, limit: int, least: int = 0) -> bool:
+    return not numbers.numel() or bool(least <= numbers.min() and numbers.max() < limit)
 
 
 def write_store(folder: Path, manifest: dict[str, Any], arrays: dict[str, Tensor], shards: Shards, vocab: list[str]) -> None:

@@ -53,11 +53,11 @@ def train(
     in use, and non-finite activations.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if resume and not isinstance(data, Shards):
+        raise UserError("expected Shards to resume from; a stream cannot be wound forward; train on cached activations")
     run = Run(config, Path(out) if out else None, resume, progress)
     if run.finished:
         return Dictionary.load(run.folder, device=device)  # type: ignore[arg-type]  # a finished run has a folder
-    if resume and not isinstance(data, Shards):
-        raise UserError("expected Shards to resume from; a stream cannot be wound forward; train on cached activations")
     rows = open_rows(config, data)
     state = TrainState(config, rows, device)
     run.restore(state, rows)

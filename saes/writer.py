@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .io import sha256_file, write_json, write_tensors
+from .io import read_json, sha256_file, write_json, write_tensors
 from .models import ModelInfo
 from .shards import FORMAT, VERSION, Shards
 from .text import Block, PaddedBlocks
@@ -27,9 +27,10 @@ class ShardWriter:
     """Appends rows to a folder of at most `target` rows; `rows` counts what was handed over, on disk or not yet."""
 
     def __init__(
-        self, folder: Path, model: ModelInfo, dtype: torch.dtype, target: int, context: int, shard_mib: int, resume: bool
-    ):
-        self.folder, self.dtype, self._limit = folder, dtype, shard_mib * 2**20
+        self, folder: Path, model: ModelInfo, sites: list[str], dtype: torch.dtype, target: int, context: int,
+        shard_mib: int, resume: bool,
+    ):  # fmt: skip
+        self.folder, self.sites, self.dtype, self._limit = folder, sites, dtype, shard_mib * 2**20
         self._parts: list[dict[str, Tensor]] = []
         self._blocks = 0
         self.manifest: dict[str, Any] = {
@@ -46,7 +47,10 @@ class ShardWriter:
             "finished": False,
             "fingerprint": "",
         }
-        if resume and (folder / "manifest.json").exists():
+        old = read_json(folder / "manifest.json", "a manifest") if (folder / "manifest.json").exists() else None
+        if old and old.get("format") == FORMAT and not old.get("shards"):
+            self._save()  # a run that ended before its first shard left nothing to keep
+        elif resume and old:
             self._reopen()
         elif folder.exists() and any(folder.iterdir()):
             raise UserError(f"expected an empty folder for Shards; {folder} has files; give --resume or another folder")
@@ -62,14 +66,21 @@ class ShardWriter:
                 was, now = ({part: info[part] for part in ("name", "fingerprint", "bos")} for info in (was, now))
             if was != now:
                 raise UserError(f"expected to resume {self.folder} with {key} {was}; got {now}; give the same or a new folder")
+        if [site["name"] for site in old["sites"]] != self.sites:
+            raise UserError(
+                f"expected to resume {self.folder} with its sites ({', '.join(site['name'] for site in old['sites'])}); "
+                f"got {', '.join(self.sites)}; give the same or a new folder"
+            )
         self.manifest = old
 
     def skip_written(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """Pass over the blocks that are on disk, after comparing their tokens with what is there."""
         count = sum(entry["blocks"] for entry in self.manifest["shards"])
         if count:
-            given = torch.cat([block.tokens for block in itertools.islice(blocks, count)] or [torch.empty(0)])
-            if not torch.equal(given, Shards.open(self.folder, unfinished=True).tokens):
+            written = Shards.open(self.folder, unfinished=True).tokens
+            given = torch.cat([written[:0], *(block.tokens for block in itertools.islice(blocks, count))])
+            # The last block on disk may have been cut at the target.
+            if len(given) < len(written) or not torch.equal(given[: len(written)], written):
                 raise UserError(f"expected the text that {self.folder} was begun with; got another; give it or a new folder")
         return blocks
 
@@ -77,6 +88,10 @@ class ShardWriter:
         """Append the rows of one forward pass, cut at the target; close the shard when it is full."""
         positions = torch.arange(blocks.tokens.shape[1]).expand_as(blocks.tokens)
         part = {site: rows.to(self.dtype) for site, rows in activations.items()}
+        for site, rows in part.items():
+            if not torch.isfinite(rows).all():
+                most = float(activations[site].abs().max())
+                raise UserError(f"expected activations that fit {self.manifest['dtype']}; got {most:.3g} at {site}; store bfloat16 or float32")  # fmt: skip
         part["tokens"] = blocks.tokens[blocks.real].int()
         part["positions"] = positions[blocks.real].int()
         part["documents"] = blocks.documents[:, None].expand_as(blocks.tokens)[blocks.real].int()

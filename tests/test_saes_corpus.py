@@ -50,7 +50,15 @@ def test_every_known_kind_of_file_is_read(tmp_path):
     write(tmp_path / "e.jsonl.gz", '{"text": "three"}')
     write(tmp_path / "f.txt.gz", "four")
     documents = list(read_documents(sorted(tmp_path.iterdir())))
-    assert [document.text for document in documents] == ["plain\nütf", "# head", "x = 1\n", "one", "two", "three", "four"]
+    assert [document.text for document in documents] == [
+        "plain\nütf",
+        "# head",
+        "x = 1\n",
+        "one",
+        "two",
+        "three",
+        "four",
+    ]
     assert [document.kind for document in documents] == ["text", "text", "code", "text", "prose", "text", "text"]
     assert [document.id for document in documents] == [
         "a.txt", "b.md", "c.py", "first", "d.jsonl:3", "e.jsonl.gz:1", "f.txt.gz",

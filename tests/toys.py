@@ -11,7 +11,7 @@ import warnings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
-import torch  # noqa: E402
+import torch
 
 VOCAB, WIDTH, LAYERS = 100, 64, 3
 
@@ -36,19 +36,38 @@ def configs():
     import transformers as tf
 
     ids = dict(bos_token_id=0, eos_token_id=1)
-    rms = dict(vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=LAYERS, num_attention_heads=4,
-               num_key_value_heads=2, max_position_embeddings=64, pad_token_id=1, **ids)
-    plain = dict(vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4,
-                 max_position_embeddings=64, **ids)
+    rms = dict(
+        vocab_size=VOCAB,
+        hidden_size=WIDTH,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=1,
+        **ids,
+    )
+    plain = dict(
+        vocab_size=VOCAB,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        **ids,
+    )
     local = dict(head_dim=16, sliding_window=4)
     gemma = dict(**local, query_pre_attn_scalar=16)
     capped = dict(**gemma, final_logit_softcapping=3.0, attn_logit_softcapping=5.0)
     phi = {name: value for name, value in rms.items() if name != "num_key_value_heads"}
     return {
-        "gpt2": lambda: (tf.GPT2Config(vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=64, **ids),
-                         tf.GPT2LMHeadModel),
-        "neox": lambda: (tf.GPTNeoXConfig(**plain, intermediate_size=128, rotary_pct=0.25, use_parallel_residual=True),
-                         tf.GPTNeoXForCausalLM),
+        "gpt2": lambda: (
+            tf.GPT2Config(vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=64, **ids),
+            tf.GPT2LMHeadModel,
+        ),
+        "neox": lambda: (
+            tf.GPTNeoXConfig(**plain, intermediate_size=128, rotary_pct=0.25, use_parallel_residual=True),
+            tf.GPTNeoXForCausalLM,
+        ),
         "llama": lambda: (tf.LlamaConfig(**rms), tf.LlamaForCausalLM),
         "qwen2": lambda: (tf.Qwen2Config(**rms), tf.Qwen2ForCausalLM),
         "qwen3": lambda: (tf.Qwen3Config(**rms, head_dim=16), tf.Qwen3ForCausalLM),
@@ -56,10 +75,16 @@ def configs():
         "gemma3": lambda: (tf.Gemma3TextConfig(**rms, **gemma), tf.Gemma3ForCausalLM),
         "phi": lambda: (tf.PhiConfig(**phi), tf.PhiForCausalLM),
         "mistral": lambda: (tf.MistralConfig(**rms, **local), tf.MistralForCausalLM),
-        "opt": lambda: (tf.OPTConfig(**plain, ffn_dim=128, word_embed_proj_dim=WIDTH, do_layer_norm_before=True,
-                                     pad_token_id=1), tf.OPTForCausalLM),
-        "granite": lambda: (tf.GraniteConfig(**rms, residual_multiplier=0.7, embedding_multiplier=3.0,
-                                             attention_multiplier=0.3, logits_scaling=2.0), tf.GraniteForCausalLM),
+        "opt": lambda: (
+            tf.OPTConfig(**plain, ffn_dim=128, word_embed_proj_dim=WIDTH, do_layer_norm_before=True, pad_token_id=1),
+            tf.OPTForCausalLM,
+        ),
+        "granite": lambda: (
+            tf.GraniteConfig(
+                **rms, residual_multiplier=0.7, embedding_multiplier=3.0, attention_multiplier=0.3, logits_scaling=2.0
+            ),
+            tf.GraniteForCausalLM,
+        ),
     }
 
 
@@ -96,10 +121,42 @@ def boot(name: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float
         from transformer_lens.model_bridge import TransformerBridge
 
         hf = hugging_face(name, seed=seed, dtype=dtype)
-        return TransformerBridge.boot_transformers(f"{name}-tiny", hf_model=hf, tokenizer=tokenizer(), device="cpu", dtype=dtype)
+        model = TransformerBridge.boot_transformers(
+            f"{name}-tiny", hf_model=hf, tokenizer=tokenizer(), device="cpu", dtype=dtype
+        )
+    return model.eval().requires_grad_(False)
 
 
 def prompt(length: int = 6, *, seed: int = 0) -> torch.Tensor:
     """Token ids [length]: `<s>` and then random words."""
     words = torch.randint(3, VOCAB, (length - 1,), generator=torch.Generator().manual_seed(seed))
     return torch.cat([torch.zeros(1, dtype=torch.int64), words])
+
+
+def transcoder(
+    layer: int = 1,
+    *,
+    latents: int = 80,
+    k: int = 6,
+    skip: bool = False,
+    seed: int = 0,
+    keep: dict | None = None,
+    metadata: dict | None = None,
+    dtype: torch.dtype = torch.float64,
+):
+    """A random TopK transcoder for the MLP of one layer of a toy; `keep` is the metadata of its exclusion rule."""
+    from unweave.saes.config import DictionaryConfig
+    from unweave.saes.dictionary import Dictionary
+
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"W_enc": (latents, WIDTH), "b_enc": (latents,), "W_dec": (latents, WIDTH), "b_dec": (WIDTH,)}
+    shapes |= {"W_skip": (WIDTH, WIDTH)} if skip else {}
+    tensors = {name: torch.randn(shape, generator=generator, dtype=dtype) * 0.2 for name, shape in shapes.items()}
+    config = DictionaryConfig(
+        site=(f"blocks.{layer}.mlp.hook_in",),
+        site_out=(f"blocks.{layer}.mlp.hook_out",),
+        latents=latents,
+        k=k,
+        skip=skip,
+    )
+    return Dictionary(config, tensors, (metadata or {}) | {"keep": keep or {}})

@@ -5,7 +5,7 @@
 | `index` | title, what is open, numbers of the run, metrics of each run |
 | `runs/R` | one training run: curves, config, evaluation |
 | `stores/S` | table of latents, provenance |
-| `stores/S/text` | text of each latent's top examples, for the search box |
+| `stores/S/text/B` | text of the top examples of the table's rows BLOCK·B to BLOCK·(B + 1), for the search box |
 | `stores/S/latents/J` | one feature card |
 | `graphs/G` | one circuit |
 
@@ -25,7 +25,8 @@ from .payload import card_payload, graph_payload, run_payload, store_payload, te
 from .text import jsonable, readable
 from .things import Things, flat
 
-_PATH = re.compile(r"(runs|stores|graphs)/(\d{1,6})(?:/(text|latents/(\d{1,9})))?")
+_PATH = re.compile(r"(runs|stores|graphs)/(\d{1,6})(?:/(text|latents)/(\d{1,9}))?")
+BLOCK = 256
 
 
 def answer(things: Things, path: str) -> dict[str, Any]:
@@ -43,11 +44,12 @@ def answer(things: Things, path: str) -> dict[str, Any]:
         return graph_payload(thing) | {"stores": _stores_by_layer(things, thing)}
     if match[3] is None:
         return store_payload(thing)
+    number = int(match[4])
     if match[3] == "text":
-        return text_payload(thing, range(len(thing)))
-    if int(match[4]) >= len(thing):
+        return text_payload(thing, range(number * BLOCK, min((number + 1) * BLOCK, len(thing))))
+    if number >= len(thing):
         raise KeyError(path)
-    return card_payload(thing, int(match[4]))
+    return card_payload(thing, number)
 
 
 def index(things: Things) -> dict[str, Any]:
@@ -90,7 +92,8 @@ def frozen(things: Things, cards: int = 200) -> Iterator[tuple[str, dict[str, An
     for place, store in enumerate(things.stores.values()):
         latents = wanted[place]
         yield f"stores/{place}", store_payload(store, latents)
-        yield f"stores/{place}/text", text_payload(store, latents)
+        for block, start in enumerate(range(0, len(latents), BLOCK)):
+            yield f"stores/{place}/text/{block}", text_payload(store, latents[start: start + BLOCK])
         for latent in latents:
             yield f"stores/{place}/latents/{latent}", card_payload(store, latent)
     for place in range(len(things.graphs)):

@@ -10,19 +10,17 @@ Every string that came from a model, a corpus or a file passes `visible`/`readab
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..circuits import Graph
+from ..saes import Feature
 from .layout import Drawing, draw
 from .text import number, plotly_text, readable, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-    from ..circuits.graph import Graph
-    from ..saes.store import Feature
 
 RED, BLUE, GREY = "#c4463a", "#2f6fb3", "#8a8f98"
 STYLES = {   # kind → (colour, plotly symbol, name in the legend)
@@ -108,22 +106,11 @@ def _hover(graph: Graph, item: int, share: float) -> str:
     return "<br>".join(lines)
 
 
-def score_dict(graph: Graph) -> dict[str, float | None]:
-    """`graph.scores()` as names and numbers."""
-    scores = graph.scores()
-    if dataclasses.is_dataclass(scores):
-        pairs = dataclasses.asdict(scores)
-    else:
-        pairs = scores._asdict()
-    return {name: number(value) for name, value in pairs.items()}
-
-
 def _title(graph: Graph) -> str:
-    scores = score_dict(graph)
+    scores = graph.scores()
     prompt = plotly_text(readable(graph.metadata.get("prompt", ""), 90))
-    numbers = [f"residual {float(graph.residual):.1e}",
-               *(f"{name} {value:.2f}" for name, value in scores.items() if value is not None and "compatible" not in name)]
-    return f"<b>{prompt}</b><br>{' · '.join(numbers)}"
+    return (f"<b>{prompt}</b><br>residual {graph.residual:.1e} · replacement {scores.replacement:.2f} · "
+            f"completeness {scores.completeness:.2f}")
 
 
 def feature_figure(feature: Feature) -> Figure:
@@ -167,7 +154,7 @@ def training_figure(rows: Sequence[Mapping[str, Any]], *, name: str = "") -> Fig
 
     curves = [key for key in CURVES if any(key in row for row in rows)] or ["loss"]
     columns = min(len(curves), 3)
-    figure = make_subplots(rows=math.ceil(len(curves) / columns), cols=columns, vertical_spacing=0.22,
+    figure = make_subplots(rows=math.ceil(len(curves) / columns), cols=columns, vertical_spacing=0.16,
                            horizontal_spacing=0.08, subplot_titles=[CURVES[key] for key in curves])
     tokens = [number(row.get("tokens"), 9) for row in rows]
     for place, key in enumerate(curves):

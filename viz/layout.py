@@ -1,29 +1,29 @@
 """Where the nodes of a circuit stand, and which of them are drawn.
 
 A graph of one prompt can have ten thousand nodes; a picture holds about a hundred. The choice is by influence on the
-targets (Ameisen et al. 2025, "Circuit Tracing", appendix on pruning): the incoming edges of every node are made
-absolute and divided by their sum, a[t, s] = |w[t, s]| / Σ|w[t, ·]|, and influence flows backwards from the targets,
+targets (circuits/scores.py: |weights| normalised by row, summed over all paths), after which the heaviest edges among
+the chosen nodes are drawn. Targets are always drawn; leaves that hold everything else (`rest`) are chosen like others, so
+a picture does not hide how much it leaves out.
 
-    influence = seed + aᵀ influence,        seed = the targets' own weights, normalised,
-
-which ends after as many steps as the longest path because the graph has no cycles. Targets are always drawn. The picture is a grid: one column a token, one row a layer (rows without a node are left out),
-embeddings below, targets on top; nodes of one cell stand side by side and the column is as wide as its fullest cell.
+The picture is a grid: one column a token (and one for what has no position), one row a layer (rows without a node are
+left out), embeddings below, targets on top; nodes of one cell stand side by side and a column is as wide as its fullest
+cell.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ..circuits.graph import Graph, Node
+from ..circuits import Graph, Node
+from ..circuits.scores import influence, normalised, target_weights
 
-EPSILON = 1e-12
+
+LETTERS = 13   # of a token for which its column makes room
 
 
 @dataclass(frozen=True)
@@ -42,36 +42,26 @@ class Drawing:
     influence: Float[Tensor, "node"]
 
 
-def influence(graph: Graph, steps: int = 256) -> Float[Tensor, "node"]:
-    """The share of the targets' |incoming| that passes through each node; see the module's equation."""
-    target, source, weight = graph.edges
-    size = weight.detach().abs().double()
-    total = torch.zeros(len(graph.nodes), dtype=torch.float64).index_add_(0, target, size)
-    share = size / (total[target] + EPSILON)
-    seed = torch.tensor([max(node.weight, EPSILON) * (node.kind == "logit") for node in graph.nodes], dtype=torch.float64)
-    flow = seed / seed.sum().clamp_min(EPSILON)
-    result = flow.clone()
-    for _ in range(steps):
-        flow = torch.zeros_like(flow).index_add_(0, source, share * flow[target])
-        if not flow.any():
-            break
-        result += flow
-    return result
+def shares_of_influence(graph: Graph) -> Float[Tensor, "node"]:
+    """The share of the targets that passes through each node; a target's own share is its weight."""
+    weights = target_weights(graph)
+    weights = weights / weights.sum().clamp_min(1e-12)
+    return weights + influence(graph.edges, normalised(graph.edges, len(graph)), weights)
 
 
 def draw(graph: Graph, nodes: int = 120, edges: int = 400) -> Drawing:
     """Choose at most about `nodes` nodes and the `edges` strongest edges among them, and place them on the grid."""
-    weight_of = influence(graph)
-    chosen = _choose(graph, weight_of, nodes)
+    share = shares_of_influence(graph)
+    chosen = _choose(graph, share, nodes)
     y, rows = _rows(graph, chosen)
-    x, columns = _columns(graph, chosen, y, weight_of)
-    return Drawing(chosen, x, y, _strongest_edges(graph, chosen, edges), columns, rows, weight_of)
+    x, columns = _columns(graph, chosen, y, share)
+    return Drawing(chosen, x, y, _strongest_edges(graph, chosen, edges), columns, rows, share)
 
 
-def _choose(graph: Graph, weight_of: Tensor, limit: int) -> list[int]:
-    order = torch.argsort(weight_of, descending=True, stable=True).tolist()
+def _choose(graph: Graph, share: Tensor, limit: int) -> list[int]:
+    order = torch.argsort(share, descending=True, stable=True).tolist()
     targets = [number for number, node in enumerate(graph.nodes) if node.kind == "logit"]
-    kept = [number for number in order if graph.nodes[number].kind != "logit" and weight_of[number] > 0]
+    kept = [number for number in order if graph.nodes[number].kind != "logit" and share[number] > 0]
     return sorted(targets + kept[: max(limit - len(targets), 0)])
 
 
@@ -98,16 +88,18 @@ def _rows(graph: Graph, chosen: list[int]) -> tuple[dict[int, float], list[tuple
 
 
 def _columns(graph: Graph, chosen: list[int], y: dict[int, float],
-             weight_of: Tensor) -> tuple[dict[int, float], list[tuple[float, float, int | None]]]:
+             share: Tensor) -> tuple[dict[int, float], list[tuple[float, float, int | None]]]:
     cells: dict[tuple[int, float], list[int]] = defaultdict(list)
-    for number in sorted(chosen, key=lambda number: -float(weight_of[number])):
+    for number in sorted(chosen, key=lambda number: -float(share[number])):
         cells[graph.nodes[number].position, y[number]].append(number)
+    tokens = graph.metadata.get("token_strings", [])
     x: dict[int, float] = {}
     columns: list[tuple[float, float, int | None]] = []
     left = 0.0
     for position in sorted({position for position, _ in cells}):
         here = [cell for (column, _), cell in cells.items() if column == position]
-        width = max(1.6, float(max(map(len, here))) * 0.8 + 0.6)
+        letters = len(tokens[position]) if 0 <= position < len(tokens) else 0
+        width = max(1.6, max(map(len, here)) * 0.8 + 0.6, 0.36 * min(letters, LETTERS) + 0.3)
         for cell in here:
             for place, number in enumerate(cell):
                 x[number] = left + width / 2 + (place - (len(cell) - 1) / 2) * 0.8

@@ -10,18 +10,20 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .figures import STYLES, column_name, score_dict, training_figure
+import torch
+
+from ..circuits import Graph, Node
+from ..saes import Feature, FeatureStore
+from ..saes.store import Example
+from .figures import STYLES, column_name, training_figure
 from .layout import draw
 from .text import jsonable, number, readable, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from ..circuits.graph import Graph, Node
-    from ..saes.store import Example, Feature, FeatureStore
-
 DENSE = 0.1          # a latent that fires on more than this share of tokens is called dense
-SINGLE_TOKEN = 0.3   # so is a token entropy (nats) below this called single-token
+SINGLE_TOKEN = 0.4   # bits; one whose top examples have less token entropy is called single-token
 SEARCHED = 3         # examples of a latent whose text the search box looks into
 PARTNERS = 8         # incoming and outgoing edges listed for a drawn node
 
@@ -32,7 +34,8 @@ def store_payload(store: FeatureStore, latents: Sequence[int] | None = None) -> 
     `latents` are the rows (default: all of them); `total` says how many there are.
     """
     rows = list(range(len(store))) if latents is None else list(latents)
-    columns = {name: [number(values[latent].item()) for latent in rows] for name, values in store.columns.items()}
+    columns = {name: [number(value) for value in values[torch.tensor(rows, dtype=torch.int64)].tolist()]
+               for name, values in store.columns.items()}
     return {"total": len(store), "latents": rows, "columns": columns, "provenance": jsonable(dict(store.manifest)),
             "labels": [None if (label := store.label(latent)) is None else readable(label) for latent in rows]}
 
@@ -85,7 +88,7 @@ def warnings(feature: Feature) -> list[str]:
     if float(feature.density) > DENSE:
         found.append(f"dense: it fires on {float(feature.density):.0%} of all tokens (above {DENSE:.0%})")
     if float(feature.token_entropy) < SINGLE_TOKEN:
-        found.append(f"single-token: token entropy of its top examples {float(feature.token_entropy):.2f} (below {SINGLE_TOKEN})")
+        found.append(f"single-token: token entropy of its top examples {float(feature.token_entropy):.2f} bits (below {SINGLE_TOKEN})")
     return found
 
 
@@ -110,8 +113,15 @@ def graph_payload(graph: Graph, *, nodes: int = 120, edges: int = 400) -> dict[s
                         for x, width, place in drawing.columns],
             "rows": [{"y": y, "label": label} for y, label in drawing.rows],
             "kinds": {kind: name for kind, (_, _, name) in STYLES.items()},
-            "residual": number(float(graph.residual), 3), "scores": score_dict(graph), "paths": paths,
+            "residual": number(graph.residual, 3), "paths": paths, **_scores(graph),
             "counts": {"nodes": len(graph.nodes), "edges": len(graph.edges.weight)}, "metadata": jsonable(graph.metadata)}
+
+
+def _scores(graph: Graph) -> dict[str, Any]:
+    scores = graph.scores()._asdict()
+    shares = scores.pop("leaf_shares")
+    return {"scores": {name: number(value) for name, value in scores.items()},
+            "leaf_shares": {kind: number(share) for kind, share in shares.items()}}
 
 
 def _node(node: Node, share: float) -> dict[str, Any]:
@@ -131,7 +141,10 @@ def _heaviest(partner: Any, weight: Any, mine: Any) -> list[list[Any]]:
 
 
 def _paths(graph: Graph) -> list[dict[str, Any]]:
-    return [{"nodes": [int(item) for item in path.nodes], "weight": number(path.weight)} for path in graph.paths(5)]
+    if not any(node.kind == "logit" for node in graph.nodes):
+        return []
+    return [{"nodes": list(path.nodes), "weights": [number(weight, 3) for weight in path.weights],
+             "strength": number(path.strength, 3)} for path in graph.paths(5)]
 
 
 def run_payload(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:

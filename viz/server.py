@@ -17,6 +17,8 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .api import answer
@@ -31,9 +33,7 @@ POLICY = ("default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inlin
           "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
            "cross-origin-resource-policy": "same-origin", "cache-control": "no-store"}
-STATIC = {"style.css": "text/css", **dict.fromkeys(
-    ("main.js", "state.js", "transport.js", "dom.js", "plots.js", "keys.js", "overview.js", "training.js", "latents.js", "card.js", "circuit.js", "edges.js"),
-    "text/javascript")}
+TYPES = {".css": "text/css", ".js": "text/javascript"}
 
 
 class HostCheck:
@@ -73,7 +73,10 @@ def application(things: Things, token: str) -> Starlette:
 
     from .page import escaped_json
 
-    reply = lru_cache(maxsize=256)(lambda path: escaped_json(answer(things, path)))
+    assets = {item.name: TYPES[Path(item.name).suffix] for item in (files(__package__) / "static").iterdir()
+              if Path(item.name).suffix in TYPES}
+    fresh = lambda path: escaped_json(answer(things, path))  # noqa: E731
+    kept = lru_cache(maxsize=256)(fresh)   # what is slow to make and does not change
 
     def page(request: Request) -> Response:
         return Response(_live_page(), media_type="text/html; charset=utf-8")
@@ -84,13 +87,15 @@ def application(things: Things, token: str) -> Starlette:
             from plotly.offline import get_plotlyjs
 
             return Response(get_plotlyjs(), media_type="text/javascript", headers={"cache-control": "private, max-age=86400"})
-        if name not in STATIC:
+        if name not in assets:
             return PlainTextResponse("no such file", 404)
-        return Response(static(name), media_type=STATIC[name])
+        return Response(static(name), media_type=assets[name])
 
     def api(request: Request) -> Response:
         try:
-            return Response(reply(request.path_params["path"]), media_type="application/json")
+            path = request.path_params["path"]
+            reply = (kept if path.startswith("graphs/") or "/text/" in path else fresh)(path)
+            return Response(reply, media_type="application/json")
         except KeyError:
             return PlainTextResponse("no such path", 404)
 

@@ -37,7 +37,9 @@ def readable(text: object, longest: int = LONGEST) -> str:
     """Running text with controls, direction marks and lone surrogates as signs; cut after `longest` characters."""
     plain = str(text)
     shown = "".join(map(_sign, plain[:longest]))
-    return shown if len(plain) <= longest else f"{shown}… ({len(plain)} characters)"
+    if len(plain) <= longest:
+        return shown
+    return f"{shown}… ({len(plain)} characters)" if longest >= LONGEST else f"{shown}…"
 
 
 def visible(token: object, longest: int = LONGEST) -> str:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..circuits import Graph
+from ..saes import FeatureStore
 from ..saes.errors import UserError
 from ..saes.io import read_json
 
@@ -37,8 +39,8 @@ class Things:
     """Everything that one page or server shows, each under a name; `numbers` are the facts of the whole (demo.json)."""
 
     title: str = "Unweave"
-    stores: dict[str, Any] = field(default_factory=dict)
-    graphs: dict[str, Any] = field(default_factory=dict)
+    stores: dict[str, FeatureStore] = field(default_factory=dict)
+    graphs: dict[str, Graph] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=dict)
 
@@ -51,10 +53,10 @@ def open_things(things: Sequence[Any], *, title: str | None = None) -> Things:
             _merge(opened, thing)
         elif isinstance(thing, (str, Path)):
             _open_path(opened, Path(thing))
-        elif hasattr(thing, "nodes") and hasattr(thing, "edges"):
+        elif isinstance(thing, Graph):
             _put(opened.graphs, "circuit", thing)
-        elif hasattr(thing, "columns") and hasattr(thing, "manifest"):
-            _put(opened.stores, "features", thing)
+        elif isinstance(thing, FeatureStore):
+            _put(opened.stores, thing.folder.name, thing)
         else:
             raise UserError(f"expected {ACCEPTED}; got {type(thing).__name__}; open or save it first")
     if not (opened.stores or opened.graphs or opened.runs or opened.numbers):
@@ -84,12 +86,8 @@ def _open_path(opened: Things, path: Path) -> None:
     if not path.exists():
         raise UserError(f"expected {ACCEPTED}; {path} does not exist; check the path")
     if path.is_file():
-        from ..circuits import Graph
-
         _put(opened.graphs, path.stem, Graph.load(path))
     elif (path / "features.safetensors").exists():
-        from ..saes import FeatureStore
-
         _put(opened.stores, path.name, FeatureStore.open(path))
     elif any((path / name).exists() for name in ("cfg.json", "config.json", "metrics.jsonl")):
         _put(opened.runs, path.name, read_run(path))

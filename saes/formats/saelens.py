@@ -14,11 +14,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..config import DictionaryConfig
 from ..errors import UserError
 from ..io import read_json, read_tensors, write_json, write_tensors
+from ..keep import KeepRule
 
 if TYPE_CHECKING:
     from ..dictionary import Dictionary
@@ -82,20 +84,38 @@ def load(folder: Path) -> Dictionary:
     try:
         config = DictionaryConfig(
             site=metadata.get("hook_name") or (),
-            site_out=metadata.get("hook_name_out") or (),
+            site_out=metadata["hook_name_out"] if is_transcoder else (),
             latents=int(cfg["d_sae"]),
             k=int(cfg["k"]),
             skip=skip,
         )
         tensors["W_enc"] = tensors["W_enc"].T.contiguous()
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"expected d_sae, k and W_enc in {folder}; something is missing or malformed ({error!r})") from error
-    if cfg.get("rescale_acts_by_decoder_norm", False):
-        tensors = _fold_decoder_norm(tensors)
-    return Dictionary(config, tensors, metadata.get("unweave") or {"saelens": metadata})
+        if cfg.get("rescale_acts_by_decoder_norm", False):
+            tensors = _fold_decoder_norm(tensors)
+        ours = _checked(metadata.get("unweave") or {})
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError) as error:
+        raise UserError(
+            f"expected d_sae, k, sites and weights that fit together in {folder}; something is missing or malformed ({error!r})"
+        ) from error
+    if not all(tensor.is_floating_point() and tensor.dtype == tensors["W_enc"].dtype for tensor in tensors.values()):
+        raise UserError(f"expected weights of one floating-point dtype in {folder}; got {sorted({str(t.dtype) for t in tensors.values()})}")
+    return Dictionary(config, tensors, ours or {"saelens": metadata})
+
+
+def _checked(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Our metadata, after reading what the rest of the package takes from it; malformed entries raise here."""
+    KeepRule.from_dict(metadata.get("keep", {}))
+    if "model" in metadata:
+        str(metadata["model"]["name"] + metadata["model"]["fingerprint"])
+    if "shards" in metadata:
+        (metadata["shards"] + "", float(metadata["held_out"]))
+    return metadata
 
 
 def _fold_decoder_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     norm = tensors["W_dec"].norm(dim=1, keepdim=True)
-    folded = {"W_enc": tensors["W_enc"] * norm, "b_enc": tensors["b_enc"] * norm[:, 0], "W_dec": tensors["W_dec"] / norm}
-    return {**tensors, **folded}
+    # A decoder row of norm zero writes nothing, and its latent is never above zero.
+    unit = tensors["W_dec"] / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    return {**tensors, "W_enc": tensors["W_enc"] * norm, "b_enc": tensors["b_enc"] * norm[:, 0], "W_dec": unit}

@@ -1,4 +1,5 @@
 // Elements from data. Strings become text nodes, never markup.
+import { hashOf, set } from "./state.js";
 
 const SVG = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "title", "polygon"]);
 
@@ -10,9 +11,19 @@ export function h(tag, attributes = {}, ...children) {
     else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false)
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false)
     .map((child) => (child instanceof Node ? child : document.createTextNode(String(child)))));
   return element;
+}
+
+// A link to another state. It is not left to the browser, which would leave a notebook's frame.
+export function link(changes, attributes, ...children) {
+  const follow = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    set(changes, { push: true });
+  };
+  return h("a", { href: hashOf(changes), onclick: follow, ...attributes }, ...children);
 }
 
 export function number(value) {

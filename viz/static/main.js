@@ -1,8 +1,8 @@
 // The frame: title, tabs, keys, and the pane that the state asks for.
-import { h, empty } from "./dom.js";
+import { empty, h, link } from "./dom.js";
 import { help, key } from "./keys.js";
 import { ask } from "./transport.js";
-import { hashOf, on, readHash, set, state } from "./state.js";
+import { on, readHash, set, state } from "./state.js";
 import { overview } from "./overview.js";
 import { training } from "./training.js";
 import { latents, step } from "./latents.js";
@@ -14,9 +14,8 @@ const pane = document.getElementById("pane");
 const tabs = document.getElementById("tabs");
 
 function drawTabs(open) {
-  tabs.replaceChildren(...open.map(([name, text]) => h("a", { href: hashOf({ pane: name }), role: "tab", "data-testid": `tab-${name}`,
-    "aria-selected": String(name === state.pane),
-    onclick: (event) => { event.preventDefault(); set({ pane: name }, { push: true }); } }, text)));
+  tabs.replaceChildren(...open.map(([name, text]) => link({ pane: name }, { role: "tab", "data-testid": `tab-${name}`,
+    "aria-selected": String(name === state.pane) }, text)));
 }
 
 async function drawPane(open, index) {

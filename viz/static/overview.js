@@ -1,7 +1,6 @@
 // What is open here, the numbers of the run, and how each dictionary does.
-import { details, facts, flat, h, number, words } from "./dom.js";
+import { details, facts, flat, h, link, number, words } from "./dom.js";
 import { ask } from "./transport.js";
-import { hashOf } from "./state.js";
 
 function metricsTable(runs) {
   const measured = runs.filter((run) => Object.keys(run.metrics).length);
@@ -17,7 +16,7 @@ function metricsTable(runs) {
 
 function tile(value, text, target) {
   const content = [h("b", {}, value), h("span", {}, text)];
-  return target ? h("a", { class: "tile", href: hashOf(target) }, content) : h("div", { class: "tile" }, content);
+  return target ? link(target, { class: "tile" }, content) : h("div", { class: "tile" }, content);
 }
 
 function tiles(index) {
@@ -38,7 +37,7 @@ async function provenance(index) {
 function circuits(index) {
   if (!index.graphs.length) return null;
   return h("section", {}, h("h2", {}, "Circuits"), h("ul", { class: "plain" },
-    index.graphs.map((graph, place) => h("li", {}, h("a", { href: hashOf({ pane: "circuit", graph: place, node: null }) }, graph.prompt || graph.name)))));
+    index.graphs.map((graph, place) => h("li", {}, link({ pane: "circuit", graph: place, node: null }, {}, graph.prompt || graph.name)))));
 }
 
 export async function overview(content, index) {

@@ -15,6 +15,10 @@ function themed(layout, width) {
   return next;
 }
 
+function coloured(traces) {
+  return traces.map((trace) => ({ ...trace, line: { ...trace.line, color: colour("--blue") } }));
+}
+
 // One column of charts on a narrow screen, whatever grid the figure was made with.
 function stacked(layout, width) {
   const axes = Object.keys(layout).filter((name) => /^xaxis\d*$/.test(name));
@@ -33,7 +37,7 @@ function stacked(layout, width) {
 
 export async function plot(box, figure) {
   const Plotly = await plotly();
-  const draw = () => Plotly.react(box, figure.data, themed(stacked(figure.layout, box.clientWidth), box.clientWidth),
+  const draw = () => Plotly.react(box, coloured(figure.data), themed(stacked(figure.layout, box.clientWidth), box.clientWidth),
     { displaylogo: false, displayModeBar: false });
   await draw();
   let width = box.clientWidth;

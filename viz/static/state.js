@@ -44,15 +44,20 @@ function decoded(text) {
   }
 }
 
-export function readHash() {
+function parsed(hash) {
   const next = { ...DEFAULTS };
-  for (const part of location.hash.slice(1).split("&")) {
+  for (const part of hash.slice(1).split("&")) {
     const [key, text = ""] = part.split("=");
     if (!Object.hasOwn(DEFAULTS, key)) continue;
     const value = decoded(text);
     if (!NUMBERS.has(key)) next[key] = value;
     else if (/^\d{1,9}$/.test(value)) next[key] = Number(value);
   }
+  return next;
+}
+
+export function readHash() {
+  const next = parsed(location.hash);
   const changed = Object.keys(next).filter((key) => next[key] !== state[key]);
   Object.assign(state, next);
   notify(changed);

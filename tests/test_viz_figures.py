@@ -1,0 +1,139 @@
+"""Figures carry the data they are given, and nothing in the data becomes markup."""
+
+import json
+import math
+
+import fakes
+import pytest
+from unweave.circuits import Graph
+from unweave.viz import circuit_figure, feature_figure, training_figure
+from unweave.viz.layout import draw, shares_of_influence
+from unweave.viz.text import jsonable, number, plotly_text, readable, visible
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return fakes.store(tmp_path_factory.mktemp("store"))
+
+
+def texts(value) -> list[str]:
+    """Every string of a figure's JSON."""
+    if isinstance(value, dict):
+        return [text for inner in value.values() for text in texts(inner)]
+    if isinstance(value, list):
+        return [text for inner in value for text in texts(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_circuit_figure_draws_every_node_when_there_is_room():
+    graph = fakes.graph()
+    figure = circuit_figure(graph, nodes=1000)
+    drawn = {item for trace in figure.data if trace.customdata is not None for item in trace.customdata}
+    reached = {item for item, share in enumerate(shares_of_influence(graph).tolist()) if share > 0}
+    assert drawn == reached
+    assert "The capital of France is" in figure.layout.title.text
+    assert f"residual {graph.residual:.1e}" in figure.layout.title.text
+    assert f"replacement {graph.scores().replacement:.2f}" in figure.layout.title.text
+
+
+def test_circuit_figure_keeps_targets_and_the_heaviest_edges():
+    graph = fakes.graph()
+    drawing = draw(graph, nodes=20, edges=15)
+    assert {item for item, node in enumerate(graph.nodes) if node.kind == "logit"} <= set(drawing.nodes)
+    assert len(drawing.nodes) == 20
+    inside = [abs(weight) for target, source, weight in zip(*map(lambda column: column.tolist(), graph.edges), strict=True)
+              if target in drawing.nodes and source in drawing.nodes]  # fmt: skip
+    assert [abs(weight) for _, _, weight in drawing.edges] == sorted(inside, reverse=True)[:15]
+
+
+def test_positive_edges_are_red_and_negative_blue():
+    figure = circuit_figure(fakes.graph())
+    colours = {trace.name: trace.line.color for trace in figure.data if trace.mode == "lines"}
+    assert colours == {"raises": "#c4463a", "lowers": "#2f6fb3"}
+
+
+def test_layers_are_rows_and_tokens_are_columns():
+    graph = fakes.graph()
+    drawing = draw(graph, nodes=1000)
+    for item in drawing.nodes:
+        for other in drawing.nodes:
+            a, b = graph.nodes[item], graph.nodes[other]
+            if a.layer < b.layer:
+                assert drawing.y[item] < drawing.y[other]
+            if a.position < b.position:
+                assert drawing.x[item] < drawing.x[other]
+    places = list(zip(drawing.x.values(), drawing.y.values(), strict=True))
+    assert len(set(places)) == len(places)
+
+
+def test_feature_figure_shows_the_histogram_and_the_logits(store):
+    feature = store[5]
+    bars, lowest, highest = feature_figure(feature).data
+    assert list(bars.y) == feature.histogram.counts.tolist()
+    assert list(highest.x) == [number(value) for _, value in feature.top_logits]
+    assert len(set(lowest.y)) == len(feature.bottom_logits)
+    assert "animals that jump" in feature_figure(feature).layout.title.text
+
+
+def test_feature_figure_of_a_dead_latent(store):
+    assert sum(feature_figure(store[0]).data[0].y) == 0
+
+
+def test_training_figure_has_a_curve_for_each_logged_quantity():
+    rows = fakes.rows()
+    figure = training_figure(rows)
+    curves = {trace.name: list(trace.y) for trace in figure.data}
+    assert curves.keys() == {"loss", "fvu", "l0", "dead_share", "tokens_per_s"}
+    assert curves["fvu"] == pytest.approx([row["fvu"] for row in rows], rel=1e-5)
+    assert list(figure.data[0].x) == [row["tokens"] for row in rows]
+
+
+def test_training_figure_of_no_rows_and_of_broken_values():
+    assert len(training_figure([]).data) == 1
+    (trace,) = training_figure([{"tokens": 1, "loss": math.nan}, {"tokens": "<b>", "loss": None}]).data
+    assert list(trace.y) == [None, None]
+
+
+def test_no_markup_from_data_reaches_plotly(tmp_path):
+    """Plotly renders a subset of HTML: besides our own b, br and span every `<` of the data is escaped."""
+    store = fakes.store(tmp_path, hostile=True)
+    figures = [circuit_figure(fakes.graph(hostile=True)), feature_figure(store[5]), training_figure(fakes.rows(), name=fakes.HOSTILE[0])]
+    for figure in figures:
+        for text in texts({"data": json.loads(figure.to_json())["data"], "layout": json.loads(figure.to_json())["layout"]}):
+            for ours in ("<b>", "</b>", "<br>", "</span>", "<span style='font-size:1px'>"):
+                text = text.replace(ours, "")
+            assert "<" not in text
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [(" Paris", "␣Paris"), ("\n", "⏎"), ("  ", "␣␣"), ("", "∅"), ("\x00", "␀"), ("\ud800", "⟨U+D800⟩"), ("\u202eevil", "⟨U+202E⟩evil")],
+)
+def test_whitespace_and_controls_are_visible(token, shown):
+    assert visible(token) == shown
+
+
+def test_long_strings_are_cut_and_say_so():
+    assert readable("A" * 10_000) == "A" * 120 + "… (10000 characters)"
+
+
+def test_plotly_text_is_the_text_that_is_shown():
+    assert plotly_text("<a href='x'>&amp;") == "&lt;a href='x'&gt;&amp;amp;"
+
+
+def test_jsonable_bounds_depth_and_numbers():
+    deep: dict = {}
+    for _ in range(50):
+        deep = {"a": deep}
+    json.dumps(jsonable({"nan": math.nan, "deep": deep, "object": object()}), allow_nan=False)
+    assert number(1.23456789e-9, 3) == 1.23e-9
+
+
+def test_a_graph_without_targets_is_drawn_all_the_same():
+    from unweave.viz.payload import graph_payload
+
+    graph = fakes.graph()
+    nodes = [node._replace(kind="neuron") if node.kind == "logit" else node for node in graph.nodes]
+    empty = Graph(nodes, graph.edges, graph.row_values, {})
+    circuit_figure(empty)
+    assert graph_payload(empty)["paths"] == []

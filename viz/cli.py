@@ -1,0 +1,36 @@
+"""`unweave COMMAND …`: chooses the command; flags, errors and exit codes are those of saes/cli.py."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+from ..saes.cli import parse_and_run
+from .commands import COMMANDS
+
+
+def usage() -> str:
+    """The list of commands, from their docstrings."""
+    lines = ["usage: unweave COMMAND …   (unweave COMMAND --help tells its flags; every command takes --json)", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "unweave --help lists them"
+        print(f"error: expected a command ({', '.join(COMMANDS)}); got {name!r}; {hint}", file=sys.stderr)
+        return 2
+    return parse_and_run(COMMANDS[name], rest, f"unweave {name}")
+
+
+def main() -> None:
+    """Entry point of `unweave`."""
+    sys.exit(run(sys.argv[1:]))
