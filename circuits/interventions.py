@@ -87,7 +87,7 @@ def _group(
         for node in nodes:
             if not node.is_feature:
                 raise UserError(
-                    f"expected neurons or latents to change; got a {node.kind} node ({node.label}); pick nodes with is_feature"
+                    f"expected neurons or latents to change; got the {node.kind} node ({node.label}); pick nodes with is_feature"
                 )
             if not (0 <= node.layer < model.cfg.n_layers and 0 <= node.position < len(tokens)):
                 raise UserError(
@@ -130,11 +130,11 @@ def _latent_hooks(
     def read(x: Tensor, hook: Any) -> None:
         rows, positions, indices = _columns(places, x.device)
         codes = dictionary.encode(x[rows, positions].to(dictionary.W_enc.dtype))
-        values.append((codes.values * (codes.indices == indices[:, None])).sum(1))
+        values.append((codes.values * (codes.indices == indices[:, None].to(codes.indices))).sum(1))
 
     def write(out: Tensor, hook: Any) -> Tensor:
         rows, positions, indices = _columns(places, out.device)
-        change = (scale - 1) * values[-1][:, None] * dictionary.W_dec[indices]
+        change = (scale - 1) * values[-1][:, None] * dictionary.W_dec[indices.to(dictionary.W_dec.device)]
         return out.index_put((rows, positions), change.to(out), accumulate=True)
 
     return read, write

@@ -148,7 +148,7 @@ class Latents:
         b_dec = dictionary.b_dec.detach().to(x)
         self.live = live_positions(dictionary, block)
         codes = dictionary.encode(x.to(dictionary.W_enc.dtype))
-        self.indices = codes.indices
+        self.indices = codes.indices.to(x.device)
         self.values = codes.values.detach().to(x) * self.live[:, None]
         self.pre = (
             torch.stack([self.W_enc[index] @ row for index, row in zip(self.indices, x, strict=True)])

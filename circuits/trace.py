@@ -17,10 +17,10 @@ Frozen are attention patterns, norm scales, and which latents are active; `valid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..saes.errors import UserError
@@ -55,6 +55,9 @@ def trace(
     """
     if not isinstance(max_features, int) or max_features < 1:
         raise UserError(f"expected max_features of at least 1; got {max_features!r}; give for example 1024")
+    dtype = next(model.parameters()).dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise UserError(f"expected a model in float32 or float64; got {dtype}; load it with dtype=torch.float32")
     tokens = prompt_tokens(model, prompt)
     by_layer = transcoders_by_layer(model, dictionaries or [])
     with torch.no_grad():
@@ -77,7 +80,7 @@ def trace(
         "model": model_info(model).dict(),
         "dictionaries": [reference(d) for d in dictionaries or []],
         "targets": [target._asdict() | {"ids": list(target.ids)} for target in chosen_targets],
-        "settings": {"max_features": max_features, "dtype": str(frozen.embed.dtype).removeprefix("torch.")},
+        "settings": {"max_features": max_features, "dtype": str(dtype).removeprefix("torch.")},
     }
     return Graph(nodes, edges, row_values, metadata)
 
@@ -164,7 +167,32 @@ def record(
         row_values[rows.node] = rows.value.cpu()
         weights = rows.weights.cpu()
         row, column = weights.nonzero(as_tuple=True)
-        pieces.append((rows.node[row], column, weights[row, column]))
-    target, source, weight = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-    order = torch.argsort(target, stable=True)
-    return Edges(target[order], source[order], weight[order]), row_values
+        pieces.append(Piece(rows.node, row.bincount(minlength=len(rows.node)), column.int(), weights[row, column]))
+    return assemble(pieces, len(nodes)), row_values
+
+
+class Piece(NamedTuple):
+    """The non-zero entries of a batch of rows, row after row: which nodes, how many each, sources and weights."""
+
+    node: Int[Tensor, "row"]
+    count: Int[Tensor, "row"]
+    source: Int[Tensor, "entry"]
+    weight: Float[Tensor, "entry"]
+
+
+def assemble(pieces: list[Piece], nodes: int) -> Edges:
+    """All entries in order of target and source; empties `pieces` on the way, so that no second copy is ever held."""
+    counts = torch.zeros(nodes, dtype=torch.int64)
+    for piece in pieces:
+        counts[piece.node] = piece.count
+    starts, total = counts.cumsum(0) - counts, int(counts.sum())
+    target = torch.repeat_interleave(torch.arange(nodes), counts)
+    edges = Edges(target, torch.empty(total, dtype=torch.int64), torch.empty(total, dtype=pieces[0].weight.dtype))
+    while pieces:
+        piece = pieces.pop()
+        begin = 0
+        for place, count in zip(starts[piece.node].tolist(), piece.count.tolist(), strict=True):
+            edges.source[place : place + count] = piece.source[begin : begin + count]
+            edges.weight[place : place + count] = piece.weight[begin : begin + count]
+            begin += count
+    return edges

@@ -7,6 +7,8 @@ mistake (one line, no traceback), 130 interrupted (what was done stays resumable
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -84,12 +86,27 @@ def split_json_flag(arguments: list[str]) -> tuple[list[str], bool]:
 def parse_and_run(command: Callable[..., Result], arguments: list[str], prog: str) -> int:
     """Parse flags for one command and run it; parsing errors exit with 2, --help with 0."""
     arguments, as_json = split_json_flag(arguments)
+    about = (command.__doc__ or "").split("\n\n")[0] + " With --json, prints one JSON object on standard output."
+    notes = io.StringIO()
     try:
-        call = tyro.cli(_deferred(command), args=arguments, prog=prog)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with contextlib.redirect_stderr(notes):
+            call = tyro.cli(_deferred(command), args=arguments, prog=prog, description=about)
+    except SystemExit as stop:
+        mistake = _user_error(stop)
+        if mistake is None:
+            sys.stderr.write(notes.getvalue())
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
         return 2
+    sys.stderr.write(notes.getvalue())
     return run_command(call, as_json)
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The UserError among the causes of `error`: a config that refuses its values, which tyro would show as a box."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _deferred(command: Callable[..., Result]) -> Callable[..., Callable[[], Result]]:

@@ -16,6 +16,14 @@ from typing import Any, Literal
 from .errors import UserError
 
 
+def as_sites(given: Any) -> tuple[str, ...]:
+    """One name, a sequence of names (as JSON has them) or nothing, as a tuple of names."""
+    names = (given,) if isinstance(given, str) else tuple(given or ())
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"expected names of sites; got {given!r}")
+    return names
+
+
 @dataclass(frozen=True, kw_only=True)
 class DictionaryConfig:
     """What a dictionary reads and writes, its width, and its activation rule."""
@@ -35,8 +43,7 @@ class DictionaryConfig:
 
     def __post_init__(self) -> None:
         for name in ("site", "site_out"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
+            object.__setattr__(self, name, as_sites(getattr(self, name)))
         if len(self.site) > 1 or len(self.site_out) > 1:
             raise UserError(f"expected one site to read and one to write; got {self.site} and {self.site_out}; train one each")
         if not 1 <= self.k <= self.latents:
@@ -132,7 +139,9 @@ class TrainConfig:
     @staticmethod
     def from_dict(data: dict[str, Any]) -> TrainConfig:
         """The config that `to_dict` wrote."""
-        return TrainConfig(**{**data, "dictionary": DictionaryConfig(**data["dictionary"])})
+        inner = dict(data["dictionary"])
+        inner |= {name: as_sites(inner.get(name)) for name in ("site", "site_out")}
+        return TrainConfig(**{**data, "dictionary": DictionaryConfig(**inner)})
 
 
 def _accept_flat_names(cls: type[TrainConfig]) -> None:
@@ -142,6 +151,7 @@ def _accept_flat_names(cls: type[TrainConfig]) -> None:
 
     def __init__(self: TrainConfig, **given: Any) -> None:
         flat = {name: given.pop(name) for name in inner & given.keys()}
+        flat |= {name: as_sites(flat[name]) for name in ("site", "site_out") if name in flat}
         if flat:
             given["dictionary"] = dataclasses.replace(given.get("dictionary", DictionaryConfig()), **flat)
         generated(self, **given)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,6 +36,7 @@ class Pair(NamedTuple):
     y: Float[Tensor, "token d_out"]
 
 
+@runtime_checkable
 class Rows(Protocol):
     """What training needs of its data."""
 

@@ -224,7 +224,7 @@ def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
             and all({"bytes", "sha256", "blocks"} <= entry.keys() for entry in manifest["shards"])
             and bool(manifest["rows"] or not manifest["finished"])
             and {"name", "fingerprint", "bos"} <= manifest["model"].keys()
-            and {"fingerprint", "context", "target_rows"} <= manifest.keys()
+            and {"finished", "fingerprint", "context", "target_rows"} <= manifest.keys()
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         is_whole = False

@@ -97,7 +97,7 @@ class ShardWriter:
         part["documents"] = blocks.documents[:, None].expand_as(blocks.tokens)[blocks.real].int()
         room = self.manifest["target_rows"] - self.rows
         part = {name: rows[:room] for name, rows in part.items()}
-        self.manifest["sites"] = [{"name": site, "width": rows.shape[1]} for site, rows in activations.items()]
+        self.manifest["sites"] = [{"name": site, "width": activations[site].shape[1]} for site in self.sites]
         self._parts.append(part)
         self._blocks += len(blocks.tokens)
         self.rows += len(part["tokens"])

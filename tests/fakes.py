@@ -19,7 +19,9 @@ HOSTILE = [
     "<a href='javascript:window.__pwned=3'>x</a>", "{{7*7}}", "${window.__pwned=4}", "\x00", "\ud800", "\u202egnp.exe",
     "\u2028", "&lt;b&gt;&amp;", "\"'><svg onload=window.__pwned=5>", "A" * 10_000, "", "\n\t ", "<b>bold</b>",
 ]  # fmt: skip
-WORDS = " the quick brown fox jumps over a lazy dog and then goes home to Paris in France where it rains all day".split(" ")[1:]
+WORDS = " the quick brown fox jumps over a lazy dog and then goes home to Paris in France where it rains all day".split(
+    " "
+)[1:]
 PROMPT = ["<|endoftext|>", "The", " capital", " of", " France", " is"]
 BEFORE, AFTER, EXAMPLES, BINS = 20, 11, 16, 56
 
@@ -28,7 +30,9 @@ def vocabulary(hostile: bool) -> list[str]:
     return [f" {word}" for word in WORDS] + (HOSTILE if hostile else [" naïve", "。", "\n", " 東京", "def", " return"])
 
 
-def store(folder: Path, latents: int = 64, *, hostile: bool = False, seed: int = 0, fingerprint: str = "f" * 16) -> FeatureStore:
+def store(
+    folder: Path, latents: int = 64, *, hostile: bool = False, seed: int = 0, fingerprint: str = "f" * 16
+) -> FeatureStore:
     """Write a FeatureStore of random statistics: latent 0 is dead, latent 1 dense, latent 2 fires on one token only."""
     generator = torch.Generator().manual_seed(seed)
     vocab = vocabulary(hostile)
@@ -39,7 +43,9 @@ def store(folder: Path, latents: int = 64, *, hostile: bool = False, seed: int =
     count = (density * 2_000_000).long()
     peak = torch.rand(latents, generator=generator) * 20 + 2
     edges = histogram_edges()
-    shape = torch.exp(-((edges[:-1].log2()[None] - peak.log2()[:, None] + 2) ** 2) / 4) * (edges[:-1][None] <= peak[:, None])
+    shape = torch.exp(-((edges[:-1].log2()[None] - peak.log2()[:, None] + 2) ** 2) / 4) * (
+        edges[:-1][None] <= peak[:, None]
+    )
     histogram = (shape / shape.sum(1, keepdim=True) * count[:, None]).int()
     values = (peak[:, None] * (1 - 0.03 * torch.arange(EXAMPLES)[None])) * (count > 0)[:, None]
     example_rows = torch.randint(0, rows, (latents, EXAMPLES), generator=generator)
@@ -76,14 +82,20 @@ def store(folder: Path, latents: int = 64, *, hostile: bool = False, seed: int =
     return opened
 
 
-def graph(*, hostile: bool = False, layers: int = 6, per_layer: int = 14, seed: int = 0, fingerprint: str = "f" * 16) -> Graph:
+def graph(
+    *, hostile: bool = False, layers: int = 6, per_layer: int = 14, seed: int = 0, fingerprint: str = "f" * 16
+) -> Graph:
     """A random Graph over a six-token prompt: token leaves, neurons and (layer 3) latents, errors, rests, two targets."""
     generator = torch.Generator().manual_seed(seed)
     strings = [HOSTILE[place] for place in (0, 1, 3, 8, 9)] + [" is"] if hostile else PROMPT
     nodes = [Node("token", -1, place, place, 1.5, strings[place]) for place in range(len(strings))]
     nodes += [Node("bias", layer, -1, -1, 0.0, f"bias of layer {layer}") for layer in range(layers)]
     nodes += [Node("error", 3, place, -1, 0.7, f"error 3@{place}") for place in range(1, len(strings))]
-    nodes += [Node("rest", layer, place, -1, 0.3, f"rest {layer}@{place}") for layer in range(layers) for place in range(1, len(strings))]
+    nodes += [
+        Node("rest", layer, place, -1, 0.3, f"rest {layer}@{place}")
+        for layer in range(layers)
+        for place in range(1, len(strings))
+    ]
     leaves = len(nodes)
     for layer in range(layers):
         kind = "latent" if layer == 3 else "neuron"
@@ -94,7 +106,11 @@ def graph(*, hostile: bool = False, layers: int = 6, per_layer: int = 14, seed: 
               Node("logit", layers, len(strings) - 1, 8, 14.1, " a", 0.0, 0.05)]  # fmt: skip
     target, source = [], []
     for row in range(leaves, len(nodes)):
-        before = [item for item in range(row) if nodes[item].layer < nodes[row].layer and nodes[item].position <= nodes[row].position]
+        before = [
+            item
+            for item in range(row)
+            if nodes[item].layer < nodes[row].layer and nodes[item].position <= nodes[row].position
+        ]
         chosen = torch.randperm(len(before), generator=generator)[:40].sort().values.tolist()
         target += [row] * len(chosen)
         source += [before[item] for item in chosen]
@@ -103,29 +119,38 @@ def graph(*, hostile: bool = False, layers: int = 6, per_layer: int = 14, seed: 
     values[leaves:] = torch.zeros(len(nodes), dtype=torch.float64).index_add_(0, torch.tensor(target), weight)[leaves:]
     metadata = {"prompt": "".join(strings[1:]), "tokens": list(range(len(strings))), "token_strings": strings,
                 "model": {"name": "smollm2-135m", "n_layers": layers}, "settings": {"max_features": 8192},
-                "dictionaries": [{"site": "blocks.3.mlp.hook_in", "site_out": "blocks.3.mlp.hook_out", "fingerprint": fingerprint}]}  # fmt: skip
+                "dictionaries": [{"site": "blocks.3.mlp.hook_in", "fingerprint": fingerprint}]}  # fmt: skip
     return Graph(nodes, Edges(torch.tensor(target), torch.tensor(source), weight), values, metadata)
 
 
 def rows(steps: int = 60) -> list[dict[str, float]]:
     """The log of a training run that goes well."""
     return [{"step": step, "tokens": step * 4096, "loss": 2 * math.exp(-step / 20) + 0.5, "fvu": 0.8 * math.exp(-step / 15) + 0.12,
-             "l0": 32.0, "dead_share": 0.3 * math.exp(-step / 10), "tokens_per_s": 9000.0 + 40 * step} for step in range(1, steps + 1)]  # fmt: skip
+             "l0": 32.0, "dead_share": 0.3 * math.exp(-step / 10), "tokens_per_s": 9000.0 + 40 * step}
+            for step in range(1, steps + 1)]  # fmt: skip
 
 
 def demo(folder: Path, *, hostile: bool = False, latents: int = 64) -> Path:
     """The folder that `unweave demo` leaves, less its shards."""
-    names = ["resid-8", "mlp-3"]
+    names = ["embed-0", "mlp-3"]
     for place, name in enumerate(names):
         run = folder / "dictionaries" / name
         run.mkdir(parents=True)
         site = [f"blocks.{3 + place}.mlp.hook_in"]
         write_json(run / "cfg.json", {"architecture": "topk", "d_sae": latents})
-        write_json(run / "config.json", {"latents": latents, "k": 32, "site": site, "text": HOSTILE[0] if hostile else "bundled"})
-        write_json(run / "metrics.json", {"fvu": 0.21 + place / 10, "l0": 32.0, "dead_share": 0.02, "ce": {"clean": 3.1, "reconstructed": 3.3}})
+        write_json(
+            run / "config.json",
+            {"latents": latents, "k": 32, "site": site, "text": HOSTILE[0] if hostile else "bundled"},
+        )
+        write_json(
+            run / "metrics.json",
+            {"fvu": 0.21 + place / 10, "l0": 32.0, "dead_share": 0.02, "ce": {"clean": 3.1, "reconstructed": 3.3}},
+        )
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
-        store(folder / "features" / name, latents, hostile=hostile, seed=place, fingerprint=("f" if place else "e") * 16)
+        store(
+            folder / "features" / name, latents, hostile=hostile, seed=place, fingerprint=("f" if place else "e") * 16
+        )
     graph(hostile=hostile).save(folder / "circuit.graph")
-    write_json(folder / "demo.json", {"completion": HOSTILE[0] if hostile else "The capital of France is Paris", "loss": 3.1, "wall_s": 412.0,
-                                      "residual": 3e-7})  # fmt: skip
+    write_json(folder / "demo.json", {"completion": HOSTILE[0] if hostile else "The capital of France is Paris", "loss": 3.1,
+                                      "wall_s": 412.0, "residual": 3e-7})  # fmt: skip
     return folder

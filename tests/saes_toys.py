@@ -15,7 +15,7 @@ INFO = ModelInfo("none", "f" * 32, "t" * 32, "None", 2, 8, 64, 100, 0)
 
 
 @functools.cache
-def model(name: str = "llama", dtype: torch.dtype = torch.float64):
+def model(name: str = "gpt2", dtype: torch.dtype = torch.float64):
     """One toy for all tests: leave it as it was."""
     return toys.boot(name, dtype=dtype)
 
@@ -27,17 +27,19 @@ def texts(count: int = 12, *, longest: int = 40, seed: int = 0) -> list[str]:
     return [" ".join(f"w{i}" for i in torch.randint(3, toys.VOCAB, (n,), generator=generator).tolist()) for n in lengths]
 
 
-def cached(folder: Path, sites=(RESID,), *, count: int = 12, longest: int = 40, name: str = "llama", **options) -> Shards:
+def cached(folder: Path, sites=(RESID,), *, count: int = 12, longest: int = 40, name: str = "gpt2", **options) -> Shards:
     """Shards of a toy in float64, whole texts unless `tokens` says otherwise."""
     options = {"dtype": torch.float64, "context": 16, "batch": 3, "progress": False, **options}
     return cache(model(name), texts(count, longest=longest), sites, folder, **options)
 
 
-def shards_of(folder: Path, activations: dict[str, torch.Tensor], *, block: int = 8, document: int = 16, seed: int = 0) -> Shards:
+def shards_of(
+    folder: Path, activations: dict[str, torch.Tensor], *, block: int = 8, document: int = 16, seed: int = 0, shard_mib: int = 1
+) -> Shards:
     """Shards of given rows `[row d]` without a model: blocks of `block` rows with random tokens, documents of `document` rows."""
     rows = len(next(iter(activations.values())))
     dtype = next(iter(activations.values())).dtype
-    writer = ShardWriter(folder, INFO, list(activations), dtype, rows, block, 1, False)
+    writer = ShardWriter(folder, INFO, list(activations), dtype, rows, block, shard_mib, False)
     tokens = torch.randint(3, toys.VOCAB, (rows,), generator=torch.Generator().manual_seed(seed))
     for start in range(0, rows, block):
         piece = slice(start, min(start + block, rows))

@@ -107,6 +107,11 @@ def test_max_features_below_1(model):
         trace(model, prompt(), max_features=0)
 
 
+def test_half_precision_is_refused():
+    with pytest.raises(UserError, match=r"float32 or float64; got torch\.bfloat16"):
+        trace(boot("llama", dtype=torch.bfloat16), prompt())
+
+
 def with_sites(dictionary, site, site_out):
     import dataclasses
 

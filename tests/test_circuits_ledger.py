@@ -29,12 +29,26 @@ def test_I2_row_sums_equal_values_with_neurons(name):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_I2_row_sums_equal_values_with_transcoders(name):
-    """Layer 0 a skip transcoder, layer 2 a plain one whose exclusion rule drops two positions; layer 1 keeps its neurons."""
-    dictionaries = [transcoder(0, skip=True), transcoder(2, seed=1, keep={"drop_positions": 3})]
+    """Layer 0 a skip transcoder, layer 1 a plain one whose exclusion rule drops two more positions; layer 2 neurons."""
+    dictionaries = [transcoder(0, skip=True), transcoder(1, seed=1, keep={"drop_positions": 3})]
     graph = trace(boot(name), prompt(), dictionaries, max_features=FEATURES)
-    assert {node.layer for node in graph.nodes if node.kind == "latent"} == {0, 2}
-    assert not [node for node in graph.nodes if node.kind == "latent" and node.layer == 2 and node.position < 3]
+    assert {node.layer for node in graph.nodes if node.kind == "latent"} == {0, 1}
     assert graph.residual <= 1e-12
+
+
+@pytest.mark.parametrize("keep", ["positions", "norms"])
+def test_excluded_positions_carry_the_whole_output_as_error(keep):
+    block = capture(boot("gpt2"), prompt()).blocks[1]
+    norms = block.seen["mlp_in"].norm(dim=1)
+    limit = float(norms[1:].median())
+    rule = {"positions": {"drop_positions": 3}, "norms": {"max_norm": {"blocks.1.mlp.hook_in": limit}}}[keep]
+    kept = torch.arange(6) >= 3 if keep == "positions" else (norms <= limit) & (torch.arange(6) > 0)
+    source = Latents(block, transcoder(1, skip=True, keep=rule))
+    out = ~kept & (torch.arange(6) > 0)
+    assert out.any()
+    torch.testing.assert_close(source.leaves.error[out], block.seen["mlp_out"][out], rtol=0, atol=0)
+    assert (source.values[~kept] == 0).all()
+    assert (source.values[kept] > 0).any(1).all()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])

@@ -74,7 +74,7 @@ def test_an_absent_latent_cannot_be_ablated_into_anything():
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        (Node("error", 1, 2, -1, 1.0, "error"), "got a error node"),
+        (Node("error", 1, 2, -1, 1.0, "error"), "got the error node"),
         (neuron(layer=9), "inside the prompt and the model"),
         (neuron(position=6), "inside the prompt and the model"),
         (neuron(index=4000), "index below 96"),

@@ -7,7 +7,7 @@ import fakes
 import pytest
 from unweave.circuits import Graph
 from unweave.viz import circuit_figure, feature_figure, training_figure
-from unweave.viz.layout import draw, shares_of_influence
+from unweave.viz.layout import draw
 from unweave.viz.text import jsonable, number, plotly_text, readable, visible
 
 
@@ -29,21 +29,40 @@ def test_circuit_figure_draws_every_node_when_there_is_room():
     graph = fakes.graph()
     figure = circuit_figure(graph, nodes=1000)
     drawn = {item for trace in figure.data if trace.customdata is not None for item in trace.customdata}
-    reached = {item for item, share in enumerate(shares_of_influence(graph).tolist()) if share > 0}
+    reached = {item for item, share in enumerate(draw(graph).influence.tolist()) if share > 0}
     assert drawn == reached
     assert "The capital of France is" in figure.layout.title.text
     assert f"residual {graph.residual:.1e}" in figure.layout.title.text
     assert f"replacement {graph.scores().replacement:.2f}" in figure.layout.title.text
 
 
-def test_circuit_figure_keeps_targets_and_the_heaviest_edges():
+def test_targets_are_drawn_and_named_nodes_take_most_places():
     graph = fakes.graph()
-    drawing = draw(graph, nodes=20, edges=15)
-    assert {item for item, node in enumerate(graph.nodes) if node.kind == "logit"} <= set(drawing.nodes)
-    assert len(drawing.nodes) == 20
-    inside = [abs(weight) for target, source, weight in zip(*map(lambda column: column.tolist(), graph.edges), strict=True)
-              if target in drawing.nodes and source in drawing.nodes]  # fmt: skip
-    assert [abs(weight) for _, _, weight in drawing.edges] == sorted(inside, reverse=True)[:15]
+    drawing = draw(graph, nodes=40)
+    kinds = [graph.nodes[item].kind for item in drawing.nodes]
+    assert kinds.count("logit") == 2
+    assert len(kinds) == 40
+    assert sum(kind in ("token", "neuron", "latent") for kind in kinds) >= 28
+
+
+def test_edges_are_drawn_by_the_influence_that_they_carry():
+    """strength = |w| / sum |row| * influence of the target, recomputed edge by edge from the graph."""
+    graph = fakes.graph()
+    drawing = draw(graph, nodes=30, edges=15)
+    rows = dict.fromkeys(range(len(graph)), 0.0)
+    edges = list(zip(*(column.tolist() for column in graph.edges), strict=True))
+    for target, _, weight in edges:
+        rows[target] += abs(weight)
+    carried = {
+        (target, source): abs(weight) / rows[target] * float(drawing.influence[target])
+        for target, source, weight in edges
+        if target in drawing.nodes and source in drawing.nodes
+    }
+    strongest = sorted(carried, key=lambda edge: -carried[edge])[:15]
+    assert [(edge.target, edge.source) for edge in drawing.edges] == strongest
+    assert [edge.strength for edge in drawing.edges] == pytest.approx(
+        [carried[edge] / carried[strongest[0]] for edge in strongest]
+    )
 
 
 def test_positive_edges_are_red_and_negative_blue():
@@ -62,7 +81,7 @@ def test_layers_are_rows_and_tokens_are_columns():
                 assert drawing.y[item] < drawing.y[other]
             if a.position < b.position:
                 assert drawing.x[item] < drawing.x[other]
-    places = list(zip(drawing.x.values(), drawing.y.values(), strict=True))
+    places = [(drawing.x[item], drawing.y[item]) for item in drawing.nodes]
     assert len(set(places)) == len(places)
 
 
@@ -97,9 +116,15 @@ def test_training_figure_of_no_rows_and_of_broken_values():
 def test_no_markup_from_data_reaches_plotly(tmp_path):
     """Plotly renders a subset of HTML: besides our own b, br and span every `<` of the data is escaped."""
     store = fakes.store(tmp_path, hostile=True)
-    figures = [circuit_figure(fakes.graph(hostile=True)), feature_figure(store[5]), training_figure(fakes.rows(), name=fakes.HOSTILE[0])]
+    figures = [
+        circuit_figure(fakes.graph(hostile=True)),
+        feature_figure(store[5]),
+        training_figure(fakes.rows(), name=fakes.HOSTILE[0]),
+    ]
     for figure in figures:
-        for text in texts({"data": json.loads(figure.to_json())["data"], "layout": json.loads(figure.to_json())["layout"]}):
+        for text in texts(
+            {"data": json.loads(figure.to_json())["data"], "layout": json.loads(figure.to_json())["layout"]}
+        ):
             for ours in ("<b>", "</b>", "<br>", "</span>", "<span style='font-size:1px'>"):
                 text = text.replace(ours, "")
             assert "<" not in text
@@ -107,7 +132,15 @@ def test_no_markup_from_data_reaches_plotly(tmp_path):
 
 @pytest.mark.parametrize(
     ("token", "shown"),
-    [(" Paris", "␣Paris"), ("\n", "⏎"), ("  ", "␣␣"), ("", "∅"), ("\x00", "␀"), ("\ud800", "⟨U+D800⟩"), ("\u202eevil", "⟨U+202E⟩evil")],
+    [
+        (" Paris", "␣Paris"),
+        ("\n", "⏎"),
+        ("  ", "␣␣"),
+        ("", "∅"),
+        ("\x00", "␀"),
+        ("\ud800", "⟨U+D800⟩"),
+        ("\u202eevil", "⟨U+202E⟩evil"),
+    ],
 )
 def test_whitespace_and_controls_are_visible(token, shown):
     assert visible(token) == shown

@@ -1,9 +1,9 @@
 """The page is one file that needs nothing else, and no string in it can leave its place."""
 
+import base64
 import hashlib
 import json
 import re
-import base64
 from html.parser import HTMLParser
 
 import fakes
@@ -135,7 +135,10 @@ def test_the_modules_bundle_in_the_order_of_their_imports():
 
 def test_the_front_end_never_makes_markup_of_strings():
     script = bundle("main.js")
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|https?://(?!www\.w3\.org/2000/svg)", script)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|https?://(?!www\.w3\.org/2000/svg)",
+        script,
+    )
 
 
 def test_show_writes_a_page_of_everything(demo, tmp_path):
@@ -145,7 +148,14 @@ def test_show_writes_a_page_of_everything(demo, tmp_path):
 
 
 def test_things_are_opened_by_kind(demo):
-    opened = open_things([demo / "circuit.graph", demo / "features" / "mlp-3", demo / "dictionaries" / "mlp-3", demo / "features" / "mlp-3"])
+    opened = open_things(
+        [
+            demo / "circuit.graph",
+            demo / "features" / "mlp-3",
+            demo / "dictionaries" / "mlp-3",
+            demo / "features" / "mlp-3",
+        ]
+    )
     assert list(opened.graphs) == ["circuit"]
     assert list(opened.stores) == ["mlp-3", "mlp-3 (2)"]
     assert len(opened.runs["mlp-3"].rows) == 60
@@ -169,7 +179,7 @@ def test_a_running_training_run_is_shown(tmp_path):
 
 @pytest.mark.parametrize("thing", ["no-such-file", 3, None, {}, [1]])
 def test_unknown_things_are_refused_with_a_remedy(thing, tmp_path):
-    with pytest.raises(UserError, match="expected .*; .*; "):
+    with pytest.raises(UserError, match=r"expected .*; .*; "):
         show(thing, to=tmp_path / "page.html")
 
 

@@ -55,13 +55,16 @@ def test_without_the_token_there_is_nothing(client, path):
 @pytest.mark.parametrize(
     "path",
     ["static/index.html", "static/../page.py", "static/..%2fpage.py", "static/%2e%2e/page.py", "static//etc/passwd", "api/stores/9",
-     "api/stores/0/latents/40", "api/stores/-1", "api/stores/0/latents/1/..", "api/graphs/0/text/0", "api/../index", "api/", "api/stores/0/latents/" + "9" * 400],
+     "api/stores/0/latents/40", "api/stores/-1", "api/stores/0/latents/1/..", "api/graphs/0/text/0", "api/../index", "api/",
+     "api/stores/0/latents/" + "9" * 400],
 )  # fmt: skip
 def test_no_path_leads_out(client, path):
     assert client.get(f"/secret/{path}").status_code == 404
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1]", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1]", "0.0.0.0"]
+)
 def test_a_foreign_host_is_refused(client, host):
     assert client.get("/secret/", headers={"host": host}).status_code == 421
 

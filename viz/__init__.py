@@ -8,15 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .display import show
     from .figures import circuit_figure, feature_figure, training_figure
     from .page import write_page
     from .server import serve
-    from .display import show
 
 __all__ = ["circuit_figure", "feature_figure", "serve", "show", "training_figure", "write_page"]
 
-_HOMES = {"circuit_figure": "figures", "feature_figure": "figures", "training_figure": "figures",
-          "write_page": "page", "serve": "server", "show": "display"}
+_HOMES = {
+    "circuit_figure": "figures",
+    "feature_figure": "figures",
+    "training_figure": "figures",
+    "write_page": "page",
+    "serve": "server",
+    "show": "display",
+}
 
 
 def __getattr__(name: str) -> Any:

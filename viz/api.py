@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
+from ..saes import FeatureStore
 from ..saes.errors import UserError
 from .payload import card_payload, graph_payload, run_payload, store_payload, text_payload
 from .text import jsonable, readable
@@ -54,12 +55,24 @@ def answer(things: Things, path: str) -> dict[str, Any]:
 
 def index(things: Things) -> dict[str, Any]:
     """What is open, and the numbers that describe the whole."""
-    return {"title": readable(things.title), "version": version("unweave"), "numbers": jsonable(flat(things.numbers)),
-            "runs": [{"name": readable(name), "metrics": jsonable(flat(run.about.get("metrics", {}))),
-                      "sites": _sites(run.about)} for name, run in things.runs.items()],
-            "stores": [{"name": readable(name), "latents": len(store)} for name, store in things.stores.items()],
-            "graphs": [{"name": readable(name), "prompt": readable(graph.metadata.get("prompt", ""), 400)}
-                       for name, graph in things.graphs.items()]}
+    return {
+        "title": readable(things.title),
+        "version": version("unweave"),
+        "numbers": jsonable(flat(things.numbers)),
+        "runs": [
+            {
+                "name": readable(name),
+                "metrics": jsonable(flat(run.about.get("metrics", {}))),
+                "sites": _sites(run.about),
+            }
+            for name, run in things.runs.items()
+        ],
+        "stores": [{"name": readable(name), "latents": len(store)} for name, store in things.stores.items()],
+        "graphs": [
+            {"name": readable(name), "prompt": readable(graph.metadata.get("prompt", ""), 400)}
+            for name, graph in things.graphs.items()
+        ],
+    }
 
 
 def _sites(about: dict[str, Any]) -> str:
@@ -82,34 +95,40 @@ def _stores_by_layer(things: Things, graph: Any) -> dict[str, int]:
 
 
 def frozen(things: Things, cards: int = 200) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every path and its answer, with at most `cards` latents over all stores, chosen by `store.interesting`."""
+    """Every path and its answer, with at most `cards` latents over all stores."""
     if cards < 1:
         raise UserError(f"expected at least 1 feature card; got {cards}; give a positive number")
     yield "index", index(things)
     for place in range(len(things.runs)):
         yield f"runs/{place}", answer(things, f"runs/{place}")
-    wanted = _wanted(things, cards)
+    graphs = [answer(things, f"graphs/{place}") for place in range(len(things.graphs))]
+    for place, graph in enumerate(graphs):
+        yield f"graphs/{place}", graph
+    share = max(cards // max(len(things.stores), 1), 1)
     for place, store in enumerate(things.stores.values()):
-        latents = wanted[place]
+        latents = _worth_a_card(store, _in_circuits(graphs, place), share)
         yield f"stores/{place}", store_payload(store, latents)
         for block, start in enumerate(range(0, len(latents), BLOCK)):
-            yield f"stores/{place}/text/{block}", text_payload(store, latents[start: start + BLOCK])
+            yield f"stores/{place}/text/{block}", text_payload(store, latents[start : start + BLOCK])
         for latent in latents:
             yield f"stores/{place}/latents/{latent}", card_payload(store, latent)
-    for place in range(len(things.graphs)):
-        yield f"graphs/{place}", answer(things, f"graphs/{place}")
 
 
-def _wanted(things: Things, cards: int) -> list[list[int]]:
-    """Latents with a card, store by store: first those drawn in a circuit (up to half), then the interesting ones."""
-    share = max(cards // max(len(things.stores), 1), 1)
-    wanted: list[list[int]] = [[] for _ in things.stores]
-    for place in range(len(things.graphs)):
-        graph = answer(things, f"graphs/{place}")
-        for node in sorted(graph["nodes"].values(), key=lambda node: -(node["influence"] or 0)):
-            store = graph["stores"].get(str(node["layer"])) if node["kind"] == "latent" and "x" in node else None
-            if store is not None and len(wanted[store]) < share // 2 and node["index"] not in wanted[store]:
-                wanted[store].append(node["index"])
-    for latents, store in zip(wanted, things.stores.values(), strict=True):
-        latents += [latent for latent in store.interesting(share) if latent not in latents][: share - len(latents)]
-    return [sorted(map(int, latents)) for latents in wanted]
+def _in_circuits(graphs: list[dict[str, Any]], place: int) -> list[int]:
+    """The drawn latents that store number `place` describes, most influential first."""
+    nodes = [
+        (-(node["influence"] or 0), node["index"])
+        for graph in graphs
+        for node in graph["nodes"].values()
+        if node["kind"] == "latent" and "x" in node and graph["stores"].get(str(node["layer"])) == place
+    ]
+    return list(dict.fromkeys(index for _, index in sorted(nodes)))
+
+
+def _worth_a_card(store: FeatureStore, in_circuits: list[int], share: int) -> list[int]:
+    """At most `share` latents: of circuits (up to half), then `store.interesting`, then those that fire most."""
+    by_count = store.count.argsort(descending=True, stable=True)
+    alive = by_count[store.count[by_count] > 0].tolist()
+    known = [latent for latent in in_circuits if latent < len(store)]
+    wanted = dict.fromkeys([*known[: share // 2], *store.interesting(share), *alive])
+    return sorted(list(wanted)[:share])

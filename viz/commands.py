@@ -182,7 +182,7 @@ def show(
     return {"html": str(written)} if html else {}
 
 
-def demo(out: Path = Path("demo"), tokens: int = 100_000, seed: int = 0, device: str | None = None) -> Result:
+def demo(out: Path = Path("demo"), tokens: int = 80_000, seed: int = 0, device: str | None = None) -> Result:
     """The whole story on smollm2-135m: cache, train, evaluate, collect, trace, validate, report.
 
     Args:

@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,23 +90,27 @@ def run_demo(out: Path, tokens: int, seed: int, device: str | None) -> dict[str,
     settings = dictionary_settings(tokens)
     say(f"Unweave demo in {out}: {MODEL}, {tokens:,} tokens. Interrupt it when you like; the same command goes on.")
     model = load(MODEL, "float32", device)
-    story.stage("model", "1. A language model", lambda: prove_model(model))
+    story.stage("model", "1. A language model", partial(prove_model, model))
     shards_folder = out / "shards"
-    story.stage("cache", "2. Activations of real text", lambda: cache_text(shards_folder, tokens, settings, device))
+    story.stage("cache", "2. Activations of real text", partial(cache_text, model, shards_folder, tokens, settings, device))
     shards = saes.Shards.open(shards_folder)
     for name, fields in settings.items():
         run = out / "dictionaries" / name
-        story.stage(f"train {name}", f"3. Train {name}", lambda: train_one(fields, shards, run, seed, device), run / "cfg.json")  # noqa: B023
+        work = partial(train_one, fields, shards, run, seed, device)
+        story.stage(f"train {name}", f"3. Train {name}", work, run / "cfg.json")
     trained = {name: saes.Dictionary.load(out / "dictionaries" / name) for name in settings}
     for name, dictionary in trained.items():
-        story.stage(f"evaluate {name}", f"4. Evaluate {name} on held-out documents", lambda: evaluate_one(dictionary, shards, model))  # noqa: B023
+        work = partial(evaluate_one, dictionary, shards, model)
+        story.stage(f"evaluate {name}", f"4. Evaluate {name} on held-out documents", work)
     for name, dictionary in trained.items():
         folder = out / "features" / name
-        story.stage(f"collect {name}", f"5. What the latents of {name} do", lambda: collect_one(dictionary, shards, folder, model), folder / "manifest.json")  # noqa: B023
+        work = partial(collect_one, dictionary, shards, folder, model)
+        story.stage(f"collect {name}", f"5. What the latents of {name} do", work, folder / "manifest.json")
     transcoders = [dictionary for dictionary in trained.values() if not dictionary.is_sae]
     graph_path = out / "circuit.graph"
-    story.stage("trace", f"6. Why “{PROMPT}” → ?", lambda: trace_one(model, transcoders, graph_path), graph_path)
-    story.stage("validate", "   Do the experiment: ablate in the real model", lambda: validate_one(model, transcoders, graph_path))
+    story.stage("trace", f"6. Why “{PROMPT}” → ?", partial(trace_one, model, transcoders, graph_path), graph_path)
+    experiment = partial(validate_one, model, transcoders, graph_path)
+    story.stage("validate", "   Do the experiment: ablate in the real model", experiment)
     say("\n── 7. Report")
     from .page import write_page
 
@@ -138,13 +143,18 @@ def prove_model(model: Any) -> dict[str, Any]:
     }
 
 
-def cache_text(folder: Path, tokens: int, settings: dict[str, dict[str, Any]], device: str | None) -> dict[str, Any]:
+def cache_text(
+    model: Any, folder: Path, tokens: int, settings: dict[str, dict[str, Any]], device: str | None
+) -> dict[str, Any]:
     """Cache every site that a dictionary reads or writes, in the dtype that is faster here."""
     from .. import saes
+    from ..saes.models import faster_dtype
     from .commands import load
 
     sites = {site for fields in settings.values() for site in (fields["site"], fields.get("site_out", fields["site"]))}
-    model = load(MODEL, "auto", device)
+    here = next(model.parameters())
+    if faster_dtype(here.device) != here.dtype:
+        model = load(MODEL, "auto", device)
     start = time.perf_counter()
     shards = saes.cache(model, saes.bundled(), sorted(sites), folder, tokens, batch=16, resume=True)
     seconds = time.perf_counter() - start

@@ -23,8 +23,12 @@ class Embedded:
         from .page import page_html
 
         page = html.escape(page_html(self.things, cards=60), quote=True)
-        return (f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Unweave" width="100%" height="{self.height}" '
-                'style="border: 1px solid #8884; border-radius: 6px"></iframe>')
+        # Character references, so that the scripts keep their hashes whatever encoding the notebook is kept in.
+        page = page.encode("ascii", "xmlcharrefreplace").decode()
+        return (
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Unweave" width="100%" height="{self.height}" '
+            'style="border: 1px solid #8884; border-radius: 6px"></iframe>'
+        )
 
     def __repr__(self) -> str:
         names = [*self.things.stores, *self.things.graphs, *self.things.runs]

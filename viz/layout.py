@@ -1,9 +1,14 @@
-"""Where the nodes of a circuit stand, and which of them are drawn.
+"""Where the nodes of a circuit stand, and which nodes and edges are drawn.
 
-A graph of one prompt can have ten thousand nodes; a picture holds about a hundred. The choice is by influence on the
-targets (circuits/scores.py: |weights| normalised by row, summed over all paths), after which the heaviest edges among
-the chosen nodes are drawn. Targets are always drawn; leaves that hold everything else (`rest`) are chosen like others, so
-a picture does not hide how much it leaves out.
+A graph of one prompt can have ten thousand nodes and thirty million edges; a picture holds about a hundred nodes. They are
+chosen by influence on the targets (circuits/scores.py: |weights| normalised by row, summed over all paths). Targets are always
+drawn; leaves that are no one thing (rest, error, bias, first, position) get at most a quarter of the places, or they would
+take most of them. An edge's strength is the influence that it carries, the same measure by which `prune` keeps edges:
+
+    strength[t, s] = |w[t, s]| / sum_s |w[t, s]| * influence[t]
+
+and not |w| itself, which compares contributions to different targets: one neuron of large pre-activation would fill the
+picture.
 
 The picture is a grid: one column a token (and one for what has no position), one row a layer (rows without a node are
 left out), embeddings below, targets on top; nodes of one cell stand side by side and a column is as wide as its fullest
@@ -14,6 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,8 +28,17 @@ from torch import Tensor
 from ..circuits import Graph, Node
 from ..circuits.scores import influence, normalised, target_weights
 
+LETTERS = 13  # of a token for which its column makes room
+NAMED = ("token", "latent", "neuron")  # kinds that are one thing each
 
-LETTERS = 13   # of a token for which its column makes room
+
+class DrawnEdge(NamedTuple):
+    """An edge between drawn nodes; `strength` is the influence that it carries, 1 for the strongest drawn."""
+
+    target: int
+    source: int
+    weight: float
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -36,42 +51,48 @@ class Drawing:
     nodes: list[int]
     x: dict[int, float]
     y: dict[int, float]
-    edges: list[tuple[int, int, float]]   # target, source, weight
+    edges: list[DrawnEdge]
     columns: list[tuple[float, float, int | None]]
     rows: list[tuple[float, str]]
     influence: Float[Tensor, "node"]
 
 
-def shares_of_influence(graph: Graph) -> Float[Tensor, "node"]:
-    """The share of the targets that passes through each node; a target's own share is its weight."""
-    weights = target_weights(graph)
-    weights = weights / weights.sum().clamp_min(1e-12)
-    return weights + influence(graph.edges, normalised(graph.edges, len(graph)), weights)
-
-
 def draw(graph: Graph, nodes: int = 120, edges: int = 400) -> Drawing:
     """Choose at most about `nodes` nodes and the `edges` strongest edges among them, and place them on the grid."""
-    share = shares_of_influence(graph)
-    chosen = _choose(graph, share, nodes)
+    weights = target_weights(graph)
+    weights = weights / weights.sum().clamp_min(1e-12)
+    shares = normalised(graph.edges, len(graph))
+    through = weights + influence(graph.edges, shares, weights)
+    chosen = _choose(graph, through, nodes)
     y, rows = _rows(graph, chosen)
-    x, columns = _columns(graph, chosen, y, share)
-    return Drawing(chosen, x, y, _strongest_edges(graph, chosen, edges), columns, rows, share)
+    x, columns = _columns(graph, chosen, y, through)
+    return Drawing(chosen, x, y, _strongest(graph, chosen, shares, through, edges), columns, rows, through)
 
 
-def _choose(graph: Graph, share: Tensor, limit: int) -> list[int]:
-    order = torch.argsort(share, descending=True, stable=True).tolist()
-    targets = [number for number, node in enumerate(graph.nodes) if node.kind == "logit"]
-    kept = [number for number in order if graph.nodes[number].kind != "logit" and share[number] > 0]
-    return sorted(targets + kept[: max(limit - len(targets), 0)])
+def _choose(graph: Graph, through: Float[Tensor, "node"], limit: int) -> list[int]:
+    order = [number for number in through.argsort(descending=True, stable=True).tolist() if through[number] > 0]
+    kinds = [node.kind for node in graph.nodes]
+    targets = [number for number, kind in enumerate(kinds) if kind == "logit"]
+    named = [number for number in order if kinds[number] in NAMED]
+    others = [number for number in order if kinds[number] not in NAMED and kinds[number] != "logit"]
+    free = max(limit - len(targets), 0)
+    others = others[: max(free // 4, free - len(named))]
+    return sorted([*targets, *others, *named[: free - len(others)]])
 
 
-def _strongest_edges(graph: Graph, chosen: list[int], limit: int) -> list[tuple[int, int, float]]:
+def _strongest(
+    graph: Graph, chosen: list[int], shares: Float[Tensor, "edge"], through: Float[Tensor, "node"], limit: int
+) -> list[DrawnEdge]:
     target, source, weight = graph.edges
-    drawn = torch.zeros(len(graph.nodes), dtype=torch.bool)
+    drawn = torch.zeros(len(graph), dtype=torch.bool)
     drawn[chosen] = True
     inside = (drawn[target] & drawn[source]).nonzero().flatten()
-    best = inside[torch.argsort(weight[inside].abs(), descending=True, stable=True)][:limit]
-    return list(zip(target[best].tolist(), source[best].tolist(), weight[best].tolist(), strict=True))
+    carried = shares[inside] * through[target[inside]]
+    best = carried.argsort(descending=True, stable=True)[:limit]
+    relative = carried[best] / carried[best].max().clamp_min(1e-300) if len(best) else carried
+    picked = inside[best]
+    columns = (target[picked], source[picked], weight[picked], relative)
+    return [DrawnEdge(*edge) for edge in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def _level(node: Node) -> tuple[int, int]:
@@ -87,8 +108,9 @@ def _rows(graph: Graph, chosen: list[int]) -> tuple[dict[int, float], list[tuple
     return {number: float(levels.index(_level(graph.nodes[number]))) for number in chosen}, rows
 
 
-def _columns(graph: Graph, chosen: list[int], y: dict[int, float],
-             share: Tensor) -> tuple[dict[int, float], list[tuple[float, float, int | None]]]:
+def _columns(
+    graph: Graph, chosen: list[int], y: dict[int, float], share: Tensor
+) -> tuple[dict[int, float], list[tuple[float, float, int | None]]]:
     cells: dict[tuple[int, float], list[int]] = defaultdict(list)
     for number in sorted(chosen, key=lambda number: -float(share[number])):
         cells[graph.nodes[number].position, y[number]].append(number)

@@ -19,7 +19,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from ..saes.io import atomic_path
 from .api import frozen
 from .things import Things, open_things
 
+_STATIC = Path(__file__).parent / "static"
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w-]+\.js)";\n', re.MULTILINE)
 _DECLARED = re.compile(r"^export (?:async )?(?:function|const|class) (\w+)", re.MULTILINE)
 
@@ -49,12 +49,19 @@ def page_html(things: Things | Sequence[Any], *, title: str | None = None, cards
     opened = open_things([things] if isinstance(things, Things) else things, title=title)
     scripts = [_plotly()] if opened.runs else []
     scripts.append(bundle("main.js"))
-    data = "\n".join(f'<script type="application/json" data-path="{name}">{escaped_json(value)}</script>'
-                     for name, value in frozen(opened, cards))
-    return fill(static("index.html"), {
-        "policy": f"<meta http-equiv=\"Content-Security-Policy\" content=\"{policy(scripts)}\">",
-        "style": f"<style>\n{static('style.css')}</style>", "data": data,
-        "script": "\n".join(f"<script>{script}</script>" for script in scripts)})
+    data = "\n".join(
+        f'<script type="application/json" data-path="{name}">{escaped_json(value)}</script>'
+        for name, value in frozen(opened, cards)
+    )
+    return fill(
+        static("index.html"),
+        {
+            "policy": f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">',
+            "style": f"<style>\n{static('style.css')}</style>",
+            "data": data,
+            "script": "\n".join(f"<script>{script}</script>" for script in scripts),
+        },
+    )
 
 
 def fill(template: str, parts: dict[str, str]) -> str:
@@ -62,9 +69,14 @@ def fill(template: str, parts: dict[str, str]) -> str:
     return re.sub(r"<!-- (\w+) -->", lambda match: parts[match[1]], template)
 
 
+def assets() -> list[str]:
+    """The names of the front end's files."""
+    return sorted(path.name for path in _STATIC.iterdir())
+
+
 def static(name: str) -> str:
     """The text of one file of the front end."""
-    return (files(__package__) / "static" / name).read_text("utf-8")
+    return (_STATIC / name).read_text("utf-8")
 
 
 def _plotly() -> str:
@@ -75,9 +87,13 @@ def _plotly() -> str:
 
 def policy(scripts: Iterable[str]) -> str:
     """The Content-Security-Policy under which exactly these inline scripts run."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
-    return (f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
-            "base-uri 'none'; form-action 'none'")
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def escaped_json(value: Any) -> str:

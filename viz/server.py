@@ -17,22 +17,28 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .api import answer
-from .page import fill, static
+from .page import assets, fill, static
 from .things import Things, open_things
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-POLICY = ("default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src data:; "
-          "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
-HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
-           "cross-origin-resource-policy": "same-origin", "cache-control": "no-store"}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
 TYPES = {".css": "text/css", ".js": "text/javascript"}
 
 
@@ -57,7 +63,9 @@ class HostCheck:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 known = {name for name, _ in message["headers"]}
-                message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in known]
+                message["headers"] += [
+                    (name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in known
+                ]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -73,10 +81,9 @@ def application(things: Things, token: str) -> Starlette:
 
     from .page import escaped_json
 
-    assets = {item.name: TYPES[Path(item.name).suffix] for item in (files(__package__) / "static").iterdir()
-              if Path(item.name).suffix in TYPES}
+    types = {name: TYPES[Path(name).suffix] for name in assets() if Path(name).suffix in TYPES}
     fresh = lambda path: escaped_json(answer(things, path))  # noqa: E731
-    kept = lru_cache(maxsize=256)(fresh)   # what is slow to make and does not change
+    kept = lru_cache(maxsize=256)(fresh)  # what is slow to make and does not change
 
     def page(request: Request) -> Response:
         return Response(_live_page(), media_type="text/html; charset=utf-8")
@@ -86,10 +93,12 @@ def application(things: Things, token: str) -> Starlette:
         if name == "plotly.js":
             from plotly.offline import get_plotlyjs
 
-            return Response(get_plotlyjs(), media_type="text/javascript", headers={"cache-control": "private, max-age=86400"})
-        if name not in assets:
+            return Response(
+                get_plotlyjs(), media_type="text/javascript", headers={"cache-control": "private, max-age=86400"}
+            )
+        if name not in types:
             return PlainTextResponse("no such file", 404)
-        return Response(static(name), media_type=assets[name])
+        return Response(static(name), media_type=types[name])
 
     def api(request: Request) -> Response:
         try:
@@ -104,8 +113,15 @@ def application(things: Things, token: str) -> Starlette:
 
 
 def _live_page() -> str:
-    return fill(static("index.html"), {"policy": "", "data": "", "style": '<link rel="stylesheet" href="static/style.css">',
-                                        "script": '<script type="module" src="static/main.js"></script>'})
+    return fill(
+        static("index.html"),
+        {
+            "policy": "",
+            "data": "",
+            "style": '<link rel="stylesheet" href="static/style.css">',
+            "script": '<script type="module" src="static/main.js"></script>',
+        },
+    )
 
 
 def serve(things: Things | Sequence[Any], port: int = 0, open: bool = True, *, block: bool = True) -> str:
@@ -140,6 +156,8 @@ def _listen(port: int) -> socket.socket:
         listener.bind(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise UserError(f"expected a free port; port {port} cannot be taken ({error}); give another, or 0 for any") from error
+        raise UserError(
+            f"expected a free port; port {port} cannot be taken ({error}); give another, or 0 for any"
+        ) from error
     listener.listen(128)
     return listener

@@ -17,8 +17,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-LONGEST = 120   # characters of one token or label that are shown
-_SIGNS = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\x7f": "␡", "\u2028": "⏎", "\u2029": "⏎", "\u200b": "⟨ZWSP⟩", "\ufeff": "⟨BOM⟩"}
+LONGEST = 120  # characters of one token or label that are shown
+_SIGNS = {
+    "\n": "⏎",
+    "\r": "␍",
+    "\t": "⇥",
+    "\x7f": "␡",
+    "\u2028": "⏎",
+    "\u2029": "⏎",
+    "\u200b": "⟨ZWSP⟩",
+    "\ufeff": "⟨BOM⟩",
+}
 _DIRECTION = {"\u061c", "\u200e", "\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
 

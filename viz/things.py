@@ -99,7 +99,9 @@ def _open_path(opened: Things, path: Path) -> None:
 
 def _open_demo(opened: Things, folder: Path) -> None:
     for part in ("dictionaries", "features"):
-        for child in sorted(item for item in folder.glob(f"{part}/*") if item.is_dir() and not item.name.startswith(".")):
+        for child in sorted(
+            item for item in folder.glob(f"{part}/*") if item.is_dir() and not item.name.startswith(".")
+        ):
             _open_path(opened, child)
     for graph in sorted(folder.glob("*.graph")):
         _open_path(opened, graph)
@@ -110,8 +112,11 @@ def _open_demo(opened: Things, folder: Path) -> None:
 
 def read_run(folder: Path) -> Run:
     """Read a run's folder; a last line cut off by a killed writer is left out, other broken lines are a UserError."""
-    about = {name: read_json(folder / f"{name}.json", f"the {name} of a run")
-             for name in ("config", "cfg", "metrics") if (folder / f"{name}.json").exists()}
+    about = {
+        name: read_json(folder / f"{name}.json", f"the {name} of a run")
+        for name in ("config", "cfg", "metrics")
+        if (folder / f"{name}.json").exists()
+    }
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines() if (folder / "metrics.jsonl").exists() else []
     rows = []
     for place, line in enumerate(lines, 1):
@@ -119,8 +124,10 @@ def read_run(folder: Path) -> Run:
         if row is not None:
             rows.append(row)
         elif place < len(lines):
-            raise UserError(f"expected one JSON object a line in {folder / 'metrics.jsonl'}; got something else "
-                            f"in line {place}; remove the line")
+            raise UserError(
+                f"expected one JSON object a line in {folder / 'metrics.jsonl'}; got something else "
+                f"in line {place}; remove the line"
+            )
     return Run(rows, about)
 
 

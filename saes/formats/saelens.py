@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..config import DictionaryConfig
+from ..config import DictionaryConfig, as_sites
 from ..errors import UserError
 from ..io import read_json, read_tensors, write_json, write_tensors
 from ..keep import KeepRule
@@ -73,7 +73,7 @@ def load(folder: Path) -> Dictionary:
 
     cfg = read_json(folder / "cfg.json", "the cfg.json of a dictionary folder")
     known = {name: flags for flags, name in ARCHITECTURES.items()}
-    if cfg.get("architecture") not in known:
+    if str(cfg.get("architecture")) not in known:
         raise UserError(f"expected an architecture of {', '.join(known)}; {folder} has {cfg.get('architecture')!r}")
     is_transcoder, skip = known[cfg["architecture"]]
     for key, wanted in (("normalize_activations", "none"), ("apply_b_dec_to_input", not is_transcoder)):
@@ -83,13 +83,13 @@ def load(folder: Path) -> Dictionary:
     metadata = cfg.get("metadata") or {}
     try:
         config = DictionaryConfig(
-            site=metadata.get("hook_name") or (),
-            site_out=metadata["hook_name_out"] if is_transcoder else (),
+            site=as_sites(metadata.get("hook_name")),
+            site_out=as_sites(metadata["hook_name_out"] if is_transcoder else None),
             latents=int(cfg["d_sae"]),
             k=int(cfg["k"]),
             skip=skip,
         )
-        tensors["W_enc"] = tensors["W_enc"].T.contiguous()
+        tensors["W_enc"] = tensors["W_enc"].mT.contiguous()
         if cfg.get("rescale_acts_by_decoder_norm", False):
             tensors = _fold_decoder_norm(tensors)
         ours = _checked(metadata.get("unweave") or {})

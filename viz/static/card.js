@@ -73,17 +73,17 @@ function tooltip(box) {
   box.onpointerleave = () => { tip.hidden = true; };
 }
 
-function missing(latent) {
-  return empty(frozen ? `This page carries no card of latent ${latent}; the live browser (unweave show) has all of them.`
+function missing(latent, total) {
+  return empty(frozen && latent < total ? `This page carries no card of latent ${latent}; the live browser (unweave show) has all of them.`
     : `There is no latent ${latent} in this store.`);
 }
 
-export async function card(box, store, latent, name) {
+export async function card(box, store, latent, name, total) {
   if (latent === null) return box.replaceChildren(empty("Choose a latent."));
-  const answer = await ask(`stores/${store}/latents/${latent}`);
+  const answer = latent < total ? await ask(`stores/${store}/latents/${latent}`) : null;
   if (latent !== state.latent) return undefined;   // another key was pressed meanwhile
   const back = h("button", { type: "button", class: "back", onclick: () => set({ latent: null }) }, "← all latents");
-  if (!answer) return box.replaceChildren(back, missing(latent));
+  if (!answer) return box.replaceChildren(back, missing(latent, total));
   const most = Math.max(answer.statistics.max_value ?? 0, ...answer.examples.map((one) => one.value ?? 0), 1e-9);
   box.replaceChildren(back,
     h("article", { class: "card", "data-testid": "card", "data-latent": latent },

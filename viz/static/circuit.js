@@ -26,11 +26,11 @@ function geometry(graph, width) {
   return { unit, width: total * unit, height, x: (x) => x * unit, y: (y) => height - BOTTOM - (y + 0.5) * ROW };
 }
 
-function edge([target, source, weight], graph, at, heaviest) {
+function edge([target, source, weight, strength], graph, at) {
   const [from, to] = [graph.nodes[source], graph.nodes[target]];
   const [x0, y0, x1, y1] = [at.x(from.x), at.y(from.y), at.x(to.x), at.y(to.y)];
   const middle = (y0 + y1) / 2;
-  const share = Math.sqrt(Math.abs(weight) / heaviest);
+  const share = Math.sqrt(strength);
   return h("path", { d: `M${x0},${y0}C${x0},${middle} ${x1},${middle} ${x1},${y1}`, class: weight > 0 ? "edge raises" : "edge lowers",
     "data-source": source, "data-target": target, "stroke-width": (0.5 + 3.5 * share).toFixed(2), style: { "--strength": (0.15 + 0.5 * share).toFixed(2) } });
 }
@@ -64,18 +64,21 @@ function axes(graph, at) {
 function own(graph) {
   const one = graph.nodes[state.node];
   if (!one?.incoming) return [];
-  return [...one.incoming.map(([id, weight]) => [state.node, id, weight]), ...one.outgoing.map(([id, weight]) => [id, state.node, weight])]
+  const drawn = (rows, ends) => {
+    const most = Math.max(...rows.map(([, weight]) => Math.abs(weight)), 1e-12);
+    return rows.map(([id, weight]) => [...ends(id), weight, Math.abs(weight) / most]);
+  };
+  return [...drawn(one.incoming, (id) => [state.node, id]), ...drawn(one.outgoing, (id) => [id, state.node])]
     .filter(([target, source]) => "x" in graph.nodes[target] && "x" in graph.nodes[source]);
 }
 
 function picture(graph, width) {
   const at = geometry(graph, width);
-  const heaviest = Math.abs(graph.edges[0]?.[2] ?? 1) || 1;
   const shown = graph.edges.slice(0, view.strongest);
-  const chosen = own(graph).map((one) => edge(one, graph, at, heaviest));
+  const chosen = own(graph).map((one) => edge(one, graph, at));
   const drawn = Object.keys(graph.nodes).filter((id) => "x" in graph.nodes[id]);
   return h("svg", { width: at.width, height: at.height, "data-testid": "circuit", role: "group", "aria-label": "Circuit" }, axes(graph, at),
-    h("g", { class: "edges-drawn" }, shown.map((one) => edge(one, graph, at, heaviest)).reverse()), h("g", { class: "edges-chosen" }, chosen), h("g", {}, drawn.map((id) => node(id, graph, at))));
+    h("g", { class: "edges-drawn" }, shown.map((one) => edge(one, graph, at)).reverse()), h("g", { class: "edges-chosen" }, chosen), h("g", {}, drawn.map((id) => node(id, graph, at))));
 }
 
 function labels(graph) {

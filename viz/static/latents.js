@@ -108,7 +108,7 @@ export async function latents(content, index) {
     list.select = async () => {
       content.classList.toggle("chosen", state.latent !== null);
       list.reveal();
-      await card(box, store, state.latent, index.stores[store].name);
+      await card(box, store, state.latent, index.stores[store].name, table.total);
     };
     await list.select();
     readText(store, table);

@@ -1,0 +1,364 @@
+import json
+import sqlite3
+import threading
+
+import pytest
+import torch
+import toys
+from saes_toys import MLP_IN, MLP_OUT, RESID, cached, dictionary, model
+from torch.testing import assert_close
+from unweave.saes import Codes, FeatureStats, FeatureStore, UserError, collect
+from unweave.saes.collect import block_spans, example_entropies
+from unweave.saes.stats import BINS, LOWEST, histogram_edges
+
+LATENTS, EXAMPLES = 13, 4
+
+
+def codes_of(rows=300, k=3, seed=0, whole=False):
+    """Codes with ties (whole values) and empty slots, positions of blocks of 1 to 9 rows, and a rule that drops some."""
+    generator = torch.Generator().manual_seed(seed)
+    values = (torch.randn(rows, k, generator=generator).abs() * 3).clamp_min(0.0)
+    values = torch.where(torch.rand(rows, k, generator=generator) < 0.3, 0.0, values.ceil() if whole else values)
+    indices = torch.rand(rows, LATENTS, generator=generator).argsort(1)[:, :k]
+    indices[indices == 5] = 5 if whole else 6  # latent 5 is dead in one of the two
+    lengths = torch.randint(1, 10, (rows,), generator=generator).tolist()
+    positions = torch.cat([torch.arange(n) for n in lengths])[:rows]
+    kept = (positions > 0) & (torch.rand(rows, generator=generator) < 0.9)
+    return Codes(values.sort(1, descending=True).values, indices), positions, kept
+
+
+def unique_indices(codes):
+    """Latent 6 may now stand twice in a row; make the second slot empty."""
+    seen = (codes.indices[:, :, None] == codes.indices[:, None, :]).tril(-1).any(2)
+    return Codes(torch.where(seen, 0.0, codes.values), codes.indices)
+
+
+def gathered(codes, positions, kept, spans, first=0):
+    stats = FeatureStats(LATENTS, EXAMPLES, before=3, after=2)
+    for start, stop in spans:
+        part = Codes(codes.values[start:stop], codes.indices[start:stop])
+        stats.update(part, positions[start:stop], first + start, kept[start:stop])
+    return stats
+
+
+def same(one: FeatureStats, other: FeatureStats):
+    a, b = one.freeze(), other.freeze()
+    for name in a:
+        exact = dict(rtol=1e-6, atol=1e-6) if name in ("mean_value", "std_value") else dict(rtol=0, atol=0)
+        assert_close(a[name], b[name], **exact, msg=lambda text, name=name: f"{name}: {text}")
+    assert (one.rows, one.kept) == (other.rows, other.kept)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("batch", [1, 20, 77])
+def test_pieces_of_the_text_do_not_matter(whole, batch):
+    codes, positions, kept = codes_of(whole=whole)
+    codes = unique_indices(codes)
+    same(gathered(codes, positions, kept, block_spans(positions, batch)), gathered(codes, positions, kept, [(0, 300)]))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_merging_in_any_order_and_tree_is_one_pass(whole, seed):
+    codes, positions, kept = codes_of(whole=whole)
+    codes = unique_indices(codes)
+    parts = [gathered(codes, positions, kept, [span]) for span in block_spans(positions, 30)]
+    assert len(parts) > 6
+    generator = torch.Generator().manual_seed(seed)
+    while len(parts) > 1:
+        i, j = torch.randperm(len(parts), generator=generator)[:2].tolist()
+        parts[i].merge(parts[j])
+        parts.pop(j)
+    same(parts[0], gathered(codes, positions, kept, [(0, 300)]))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_statistics_are_those_of_the_dense_codes(whole):
+    codes, positions, kept = codes_of(whole=whole)
+    codes = unique_indices(codes)
+    frozen = gathered(codes, positions, kept, block_spans(positions, 40), first=1000).freeze()
+    dense = torch.where(kept[:, None], codes.dense(LATENTS), 0.0)
+    blocks = (positions == 0).cumsum(0)
+    for latent in range(LATENTS):
+        column = dense[:, latent]
+        fires = column[column > 0]
+        assert frozen["count"][latent] == len(fires)
+        assert frozen["density"][latent] == pytest.approx(len(fires) / int(kept.sum()))
+        assert int(frozen["histogram"][latent].sum()) == len(fires)
+        if len(fires):
+            assert frozen["mean_value"][latent] == pytest.approx(float(fires.mean()), rel=1e-5)
+            assert frozen["std_value"][latent] == pytest.approx(float(fires.std(correction=0)), rel=1e-4, abs=1e-4)
+            assert frozen["max_value"][latent] == fires.max()
+        best = {}
+        for row in column.nonzero().squeeze(1).tolist():  # the lower row of a block stays where two are equal
+            block = int(blocks[row])
+            if block not in best or column[row] > column[best[block]]:
+                best[block] = row
+        ranked = sorted(best.values(), key=lambda row: (-float(column[row]), row))[:EXAMPLES]
+        padded = [row + 1000 for row in ranked] + [-1] * (EXAMPLES - len(ranked))
+        assert frozen["example_rows"][latent].tolist() == padded
+        for number, row in enumerate(ranked):
+            assert frozen["example_values"][latent, number] == column[row]
+            window = [
+                float(column[row + by]) if 0 <= row + by < 300 and blocks[row + by] == blocks[row] else 0.0 for by in range(-3, 3)
+            ]
+            assert frozen["example_windows"][latent, number].float().tolist() == pytest.approx(window, rel=1e-3)
+
+
+def test_histogram_bins_hold_what_lies_between_their_edges():
+    edges = histogram_edges()
+    assert len(edges) == BINS + 1
+    assert edges[0] == 2.0**LOWEST
+    middles = (edges[:-1] * edges[1:]).sqrt()
+    values = torch.cat([middles, torch.tensor([edges[0] / 100, edges[-1] * 100])])
+    stats = FeatureStats(1)
+    codes = Codes(values[:, None], torch.zeros(len(values), 1, dtype=torch.int64))
+    stats.update(codes, torch.zeros(len(values), dtype=torch.int64), 0, torch.ones(len(values), dtype=torch.bool))
+    assert stats.histogram[0].tolist() == [2, *[1] * (BINS - 2), 2]
+
+
+def test_a_worked_example():
+    """Two blocks of three rows; latent 1 fires 2, 5 in the first and 5 in the second block, the first row is dropped."""
+    values, indices = torch.tensor([[9.0], [2], [5], [0], [5], [1]]), torch.tensor([[1], [1], [1], [0], [1], [0]])
+    stats = FeatureStats(2, examples=2, before=1, after=1)
+    stats.update(Codes(values, indices), torch.tensor([0, 1, 2] * 2), 0, torch.tensor([False, *[True] * 5]))
+    assert stats.count.tolist() == [1, 3]
+    assert stats.sum.tolist() == [1, 12]
+    assert stats.top_rows.tolist() == [[5, -1], [2, 4]]
+    assert stats.top_windows[1].tolist() == [[2, 5, 0], [0, 5, 0]]
+    assert stats.freeze()["density"].tolist() == pytest.approx([0.2, 0.6])
+
+
+def test_nothing_that_fires_is_a_collection_too():
+    codes, positions, kept = codes_of()
+    frozen = gathered(codes, positions, kept & False, [(0, 300)]).freeze()
+    assert not frozen["count"].any()
+    assert (frozen["example_rows"] == -1).all()
+    assert torch.cat([frozen[name] for name in ("density", "mean_value", "std_value")]).isfinite().all()
+
+
+def test_spans_cover_every_row_and_split_no_block():
+    _, positions, _ = codes_of()
+    for batch in (1, 5, 50, 1000):
+        spans = list(block_spans(positions, batch))
+        assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
+        assert spans[-1][1] == 300
+        assert all(positions[start] == 0 for start, _ in spans)
+        assert all(stop - start <= max(batch, 9) for start, stop in spans)
+
+
+def test_entropies_by_hand():
+    tokens, positions = torch.tensor([7, 1, 2, 7, 1, 3, 2, 4]), torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    rows = torch.tensor([[1, 4, 2, 6], [3, 7, -1, -1], [-1, -1, -1, -1]])
+    token, context = example_entropies(rows, tokens, positions)
+    # Tokens 1 1 2 2 and 7 4; contexts (none 7) (none none) (7 1) (1 3), all different, and (1 2) (3 2), different too.
+    assert token.tolist() == pytest.approx([1.0, 1.0, 0.0])
+    assert context.tolist() == pytest.approx([2.0, 1.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store of a toy's residual stream, its Shards and its dictionary; labels aside, read only."""
+    folder = tmp_path_factory.mktemp("store")
+    shards = cached(folder / "shards", (RESID,), count=40, longest=30)
+    own = dictionary(latents=40, k=5, keep={"drop_positions": 1, "max_norm": {}})
+    return collect(own, shards, folder / "store", model(), batch=64, progress=False), shards, own
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    for path in made[0].folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_the_store_shows_what_the_dictionary_does_on_the_text(made):
+    store, shards, own = made
+    dense = own.encode(shards[RESID][:]).dense(40).float()
+    dense[shards.positions < 1] = 0
+    assert len(store) == 40
+    assert_close(store.count, (dense > 0).sum(0))
+    assert_close(store.max_value, dense.amax(0), rtol=1e-6, atol=1e-6)
+    assert_close(store.density, (dense > 0).sum(0) / (shards.positions >= 1).sum())
+    feature = store[int(store.count.argmax())]
+    assert len(feature.examples) == 16
+    assert feature.count == int(feature.histogram.counts.sum())
+    column = dense[:, feature.latent]
+    for example in feature.examples:
+        row = example.row
+        first, last = row - min(20, int(shards.positions[row])), row
+        while last + 1 < len(shards) and shards.positions[last + 1] > 0 and last < row + 11:
+            last += 1
+        assert example.tokens == ["<s>" if t == 0 else f"w{t}" for t in shards.tokens[first : last + 1].tolist()]
+        assert example.values == pytest.approx(column[first : last + 1].tolist(), rel=1e-3, abs=1e-6)
+        assert example.values[example.focus] == pytest.approx(example.value, rel=1e-3)
+        assert example.value == pytest.approx(float(column[row]), rel=1e-6)
+        assert (example.document, example.position) == (int(shards.documents[row]), int(shards.positions[row]))
+    values = [example.value for example in feature.examples]
+    assert values == sorted(values, reverse=True)
+
+
+def test_the_store_says_where_it_comes_from(made):
+    store, shards, own = made
+    assert store.manifest["shards"] == shards.fingerprint
+    assert store.manifest["dictionary"] == {"fingerprint": own.fingerprint, "site": RESID, "site_out": RESID}
+    assert store.manifest["model"]["fingerprint"] == shards.manifest["model"]["fingerprint"]
+    assert store.manifest["rows"] == len(shards)
+    assert store.manifest["kept_rows"] == int((shards.positions >= 1).sum())
+    assert set(store.columns) >= {"count", "density", "max_value", "mean_value", "token_entropy", "context_entropy"}
+    assert all(len(column) == 40 for column in store.columns.values())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_promoted_tokens_are_the_direct_path_through_the_final_gain(tmp_path, name):
+    own, shards = dictionary(latents=9, k=3), cached(tmp_path / "shards", name=name, count=3)
+    store = collect(own, shards, tmp_path / "store", model(name), progress=False)
+    hf = model(name).original_model
+    norm = next(module for path, module in hf.named_modules() if path in ("transformer.ln_f", "model.norm") or path == "ln_f")
+    gain = getattr(norm, "weight", None)
+    gain = (norm.original_component if gain is None else norm).weight
+    effect = (own.W_dec * (gain + (1 if name == "gemma2" else 0))) @ model(name).unembed.W_U
+    effect = effect - effect.mean(1, keepdim=True)
+    for latent in range(9):
+        for sign, found in ((1, store[latent].top_logits), (-1, store[latent].bottom_logits)):
+            order = (sign * effect[latent]).argsort(descending=True)[:10].tolist()
+            names = {0: "<s>", 1: "</s>", 2: "<unk>"}
+            assert [token for token, _ in found] == [names.get(token, f"w{token}") for token in order]
+            assert [value for _, value in found] == pytest.approx(effect[latent, order].tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_neighbours_are_the_nearest_decoder_rows(made):
+    store, _, own = made
+    unit = torch.nn.functional.normalize(own.W_dec, dim=1)
+    cosine = unit @ unit.T - 3 * torch.eye(40)
+    best = cosine[7].topk(3)
+    assert [latent for latent, _ in store.neighbours(7, 3)] == best.indices.tolist()
+    assert [value for _, value in store.neighbours(7, 3)] == pytest.approx(best.values.tolist(), rel=1e-5)
+    assert len(store.neighbours(7)) == 8
+
+
+def test_interesting_latents_meet_the_stated_statistic(made):
+    store = made[0]
+    store = FeatureStore.open(store.folder)
+    arrays = dict(store._arrays)
+    arrays["density"] = torch.full((40,), 1e-3)
+    arrays["density"][10:] = 0.5
+    arrays["example_rows"] = arrays["example_rows"].clone().clamp_min(0)
+    arrays["example_rows"][0, -1] = -1
+    store._arrays = arrays
+    store.columns = {**store.columns, "context_entropy": torch.full((40,), 3.5), "token_entropy": torch.arange(40.0)}
+    store.columns["context_entropy"][1] = 1.0
+    assert store.interesting(4) == [2, 3, 9, 8]
+    assert sorted(store.interesting(100)) == list(range(2, 10))
+    assert store.interesting(0) == []
+
+
+def test_labels_persist_and_replace(copy):
+    store = FeatureStore.open(copy)
+    assert store.label(3) is None
+    assert not (copy / "labels.sqlite").exists()
+    store.set_label(3, "first")
+    store.set_label(3, "Zürich <b>'; DROP TABLE labels; --")
+    store.set_label(0, "zero")
+    again = FeatureStore.open(copy)
+    assert again[3].label == again.label(3) == "Zürich <b>'; DROP TABLE labels; --"
+    assert again.label(0) == "zero"
+    assert again.label(4) is None
+    with pytest.raises(IndexError):
+        store.set_label(40, "beyond")
+
+
+def test_labels_may_be_set_from_many_threads(copy):
+    store, failed = FeatureStore.open(copy), []
+
+    def work(number):
+        try:
+            for latent in range(number, 40, 4):
+                store.set_label(latent, f"label {latent}")
+                assert store.label(latent) == f"label {latent}"
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert [store.label(i) for i in range(40)] == [f"label {i}" for i in range(40)]
+
+
+def test_a_damaged_labels_file_is_a_user_error(copy):
+    (copy / "labels.sqlite").write_bytes(b"not a database, but long enough to be read as one" * 40)
+    with pytest.raises(UserError, match=r"labels\.sqlite"):
+        FeatureStore.open(copy).label(3)
+    (copy / "labels.sqlite").unlink()
+    with sqlite3.connect(copy / "labels.sqlite") as database:
+        database.execute("CREATE TABLE labels (other INTEGER)")
+    database.close()
+    with pytest.raises(UserError, match=r"labels\.sqlite"):
+        FeatureStore.open(copy).set_label(3, "x")
+
+
+@pytest.mark.parametrize("name", ["features.safetensors", "tokens.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "short", "cut header", "cut data", "huge header", "text"])
+def test_damaged_files_are_a_user_error(copy, name, damage):
+    path = copy / name
+    data = path.read_bytes()
+    path.unlink()
+    contents = {"empty": b"", "short": data[:5], "cut header": data[:100], "cut data": data[:-50_000 if name[0] == "f" else -100],
+                "huge header": b"\xff" * 8 + data[8:], "text": b"{}" * 500}  # fmt: skip
+    if damage != "missing":
+        path.write_bytes(contents[damage])
+    with pytest.raises(UserError, match="FeatureStore file"):
+        FeatureStore.open(copy)
+
+
+@pytest.mark.parametrize("damage", ["no count", "shorter", "row beyond", "token beyond", "neighbour beyond"])
+def test_arrays_that_do_not_fit_together_are_a_user_error(copy, damage):
+    from safetensors.torch import load_file, save_file
+
+    name = "tokens.safetensors" if damage == "token beyond" else "features.safetensors"
+    arrays = load_file(copy / name)
+    if damage == "no count":
+        arrays.pop("count")
+    elif damage == "shorter":
+        arrays["histogram"] = arrays["histogram"][:-1].clone()
+    else:
+        which = {"row beyond": "example_rows", "token beyond": "tokens", "neighbour beyond": "neighbours"}[damage]
+        arrays[which].view(-1)[3] = 10**6
+    save_file(arrays, copy / name)
+    with pytest.raises(UserError, match="do not fit together"):
+        FeatureStore.open(copy)
+
+
+@pytest.mark.parametrize("change", [None, {"format": "other"}, {"version": 2}, []])
+def test_a_wrong_manifest_is_a_user_error(copy, change):
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.unlink() if change is None else path.write_text(json.dumps({**manifest, **change} if change else change))
+    with pytest.raises(UserError, match="FeatureStore|features"):
+        FeatureStore.open(copy)
+
+
+def test_a_latent_that_is_not_there_is_an_index_error(made):
+    for latent in (-1, 40):
+        with pytest.raises(IndexError, match=r"latent in \[0, 40\)"):
+            made[0][latent]
+
+
+def test_collect_refuses_what_does_not_belong_together(made, tmp_path):
+    store, shards, own = made
+    with pytest.raises(UserError, match="has files"):
+        collect(own, shards, store.folder, model(), progress=False)
+    with pytest.raises(UserError, match="weights"):
+        collect(own, shards, tmp_path / "a", toys.boot("gpt2", seed=3), progress=False)
+    with pytest.raises(UserError, match="cached site"):
+        collect(dictionary(site=MLP_IN, site_out=MLP_OUT), shards, tmp_path / "b", model(), progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dictionary_of_one_latent_can_be_collected(made, tmp_path):
+    store = collect(dictionary(latents=1, k=1), made[1], tmp_path / "one", model(), progress=False)
+    assert store.neighbours(0) == []
+    assert len(store[0].examples) == 16
