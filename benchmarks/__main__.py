@@ -28,7 +28,9 @@ def main(names: list[str]) -> int:
         return 2
     failed = False
     for name in names or BENCHMARKS:
-        if subprocess.run([str(Path(sys.executable).parent / "pytest"), "-q", *BENCHMARKS[name]], cwd=HERE.parent).returncode:
+        if subprocess.run(
+            [str(Path(sys.executable).parent / "pytest"), "-q", *BENCHMARKS[name]], cwd=HERE.parent
+        ).returncode:
             print(f"{name}: its tests fail, so it is not measured", file=sys.stderr)
             return 1
         module = importlib.import_module(name)
@@ -51,8 +53,13 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
     """Append rows to a CSV file, with where and when they were measured."""
     import torch
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip()
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
+    ).stdout.strip()
+    cpu = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
     about = {
         "date": datetime.date.today().isoformat(), "commit": commit, "cpu": cpu, "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "", "torch": torch.__version__,

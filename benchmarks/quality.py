@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 import torch
-
 from dense import reconstruct_dense, train_dense
 from unweave.saes import TrainConfig, train
 from worlds import World, make_world, recovery

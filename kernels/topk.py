@@ -27,7 +27,9 @@ def topk(pre: Float[Tensor, "token latent"], k: int) -> tuple[Float[Tensor, "tok
     """
     latents = pre.shape[1]
     if not 1 <= k <= latents:
-        raise ValueError(f"expected k in [1, {latents}], the number of latents; got {k}; lower k or widen the dictionary")
+        raise ValueError(
+            f"expected k in [1, {latents}], the number of latents; got {k}; lower k or widen the dictionary"
+        )
     with torch.no_grad():
         values, indices = torch.topk(pre, min(k + 1, latents), dim=1)
         tied = torch.zeros(len(pre), dtype=torch.bool, device=pre.device)

@@ -56,7 +56,9 @@ def cache(
     non-finite activations; what was written before stays usable with `resume`.
     """
     if tokens < 1 or batch < 1:
-        raise UserError(f"expected at least one token and one block a batch; got tokens={tokens}, batch={batch}; raise it")
+        raise UserError(
+            f"expected at least one token and one block a batch; got tokens={tokens}, batch={batch}; raise it"
+        )
     names = list(dict.fromkeys(resolve_site(model, site) for site in sites))
     if not names:
         raise UserError("expected at least one site; got none; for example blocks.12.hook_resid_post")
@@ -97,7 +99,9 @@ def capture(model: TransformerBridge, blocks: PaddedBlocks, sites: list[str]) ->
     def keep(site: str) -> Any:
         def hook(value: Tensor, hook: Any) -> None:
             if value.shape[:2] != real.shape or value.ndim < 3:
-                raise UserError(f"expected {site} to be [batch seq …]; got {list(value.shape)}; choose a site with one row a token")
+                raise UserError(
+                    f"expected {site} to be [batch seq …]; got {list(value.shape)}; choose a site with one row a token"
+                )
             rows[site] = value.flatten(2)[real].cpu()
 
         return hook

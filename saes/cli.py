@@ -33,7 +33,10 @@ def run_command(call: Callable[[], Result], as_json: bool) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or ''}; check the path, its permissions and the disk", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: {error.strerror or error}: {error.filename or ''}; check the path, its permissions and the disk",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted; what was written stays, go on with --resume", file=sys.stderr)
@@ -75,7 +78,12 @@ def sae_train(
 
     dictionary = train(config, Shards.open(shards), out, resume=resume, device=device)
     lines = (out / "metrics.jsonl").read_text().splitlines()
-    return {"out": str(out), "dictionary": repr(dictionary), "fingerprint": dictionary.fingerprint, **json.loads(lines[-1])}
+    return {
+        "out": str(out),
+        "dictionary": repr(dictionary),
+        "fingerprint": dictionary.fingerprint,
+        **json.loads(lines[-1]),
+    }
 
 
 def split_json_flag(arguments: list[str]) -> tuple[list[str], bool]:

@@ -65,7 +65,9 @@ def collect(
     bar.close()
     arrays = stats.freeze()
     arrays |= promoted_tokens(dictionary, model) | neighbours(dictionary)
-    arrays["token_entropy"], arrays["context_entropy"] = example_entropies(stats.top_rows, shards.tokens, shards.positions)
+    arrays["token_entropy"], arrays["context_entropy"] = example_entropies(
+        stats.top_rows, shards.tokens, shards.positions
+    )
     manifest = {
         "model": model_info(model).dict(),
         "dictionary": {"fingerprint": dictionary.fingerprint, "site": dictionary.read, "site_out": dictionary.write},
@@ -89,7 +91,7 @@ def block_spans(positions: Int[Tensor, "row"], batch: int) -> Iterator[tuple[int
     starts = (positions == 0).nonzero().squeeze(1).tolist() + [len(positions)]
     begin = 0
     for start, following in zip(starts, starts[1:] + [starts[-1]], strict=True):
-        if following - begin > batch and start > begin or start == len(positions):
+        if (following - begin > batch and start > begin) or start == len(positions):
             yield begin, start
             begin = start
 
@@ -154,7 +156,7 @@ def _entropy(keys: Int[Tensor, "latent example"], real: Tensor) -> Float[Tensor,
     same = (keys[:, :, None] == keys[:, None, :]) & real[:, None, :]
     share = same.sum(2) / real.sum(1, keepdim=True).clamp_min(1)
     terms = torch.where(real, share.clamp_min(1e-9).log2(), 0.0)
-    return -terms.sum(1) / real.sum(1).clamp_min(1)
+    return (-terms.sum(1) / real.sum(1).clamp_min(1)).clamp_min(0.0)
 
 
 def vocabulary(model: TransformerBridge) -> list[str]:

@@ -45,13 +45,19 @@ class DictionaryConfig:
         for name in ("site", "site_out"):
             object.__setattr__(self, name, as_sites(getattr(self, name)))
         if len(self.site) > 1 or len(self.site_out) > 1:
-            raise UserError(f"expected one site to read and one to write; got {self.site} and {self.site_out}; train one each")
+            raise UserError(
+                f"expected one site to read and one to write; got {self.site} and {self.site_out}; train one each"
+            )
         if not 1 <= self.k <= self.latents:
-            raise UserError(f"expected k of 1 to {self.latents} (the latents); got k={self.k}; lower --k or raise --latents")
+            raise UserError(
+                f"expected k of 1 to {self.latents} (the latents); got k={self.k}; lower --k or raise --latents"
+            )
         if self.activation != "topk":
             raise UserError(f"expected activation topk; got {self.activation!r}")
         if self.skip and not self.is_transcoder:
-            raise UserError("expected --site-out with --skip: a linear path from a site to itself explains it all; drop one")
+            raise UserError(
+                "expected --site-out with --skip: a linear path from a site to itself explains it all; drop one"
+            )
 
     @property
     def is_transcoder(self) -> bool:
@@ -105,7 +111,13 @@ class TrainConfig:
     """Steps between two checkpoints, from which --resume continues."""
 
     def __post_init__(self) -> None:
-        for name, least in (("tokens", 1), ("batch", 1), ("log_every", 1), ("checkpoint_every", 1), ("drop_positions", 0)):
+        for name, least in (
+            ("tokens", 1),
+            ("batch", 1),
+            ("log_every", 1),
+            ("checkpoint_every", 1),
+            ("drop_positions", 0),
+        ):
             if getattr(self, name) < least:
                 raise UserError(f"expected {name} of at least {least}; got {getattr(self, name)}; raise it")
         for name in ("warmup", "decay", "held_out"):

@@ -52,13 +52,20 @@ class Dictionary(nn.Module):
         self.config, self.metadata = config, metadata or {}
         self.folder: Path | None = None
         d_in, d_out = tensors["W_enc"].shape[-1], tensors["W_dec"].shape[-1]
-        shapes = {"W_enc": (config.latents, d_in), "b_enc": (config.latents,), "W_dec": (config.latents, d_out), "b_dec": (d_out,)}  # fmt: skip
+        shapes = {
+            "W_enc": (config.latents, d_in),
+            "b_enc": (config.latents,),
+            "W_dec": (config.latents, d_out),
+            "b_dec": (d_out,),
+        }
         if config.skip:
             shapes["W_skip"] = (d_out, d_in)
         for name, shape in shapes.items():
             if name not in tensors or tuple(tensors[name].shape) != shape:
                 came = tuple(tensors[name].shape) if name in tensors else "none"
-                raise UserError(f"expected {name} of shape {shape} for this dictionary; got {came}; the file is damaged")
+                raise UserError(
+                    f"expected {name} of shape {shape} for this dictionary; got {came}; the file is damaged"
+                )
             self.register_parameter(name, nn.Parameter(tensors[name], requires_grad=False))
         if not config.skip:
             self.register_parameter("W_skip", None)
@@ -126,7 +133,9 @@ class Dictionary(nn.Module):
                 raise UserError(f"expected activations of {self.read}; got {', '.join(x)}; cache that site")
             x = x[self.read]
         if x.ndim != 2 or x.shape[1] != self.d_in:
-            raise UserError(f"expected activations [token {self.d_in}]; got {list(x.shape)}; is it the site {self.read}?")
+            raise UserError(
+                f"expected activations [token {self.d_in}]; got {list(x.shape)}; is it the site {self.read}?"
+            )
         return x.to(self.W_enc.device, self.W_enc.dtype)
 
     def save(self, folder: str | Path) -> None:
@@ -151,7 +160,9 @@ class Dictionary(nn.Module):
         path = self.read or "activations"
         path = path if self.is_sae else f"{path} → {self.write}"
         skip = ", skip" if self.config.skip else ""
-        return f"Dictionary({path}: {self.config.latents:,} latents of {self.d_in} dimensions, top {self.config.k}{skip})"
+        return (
+            f"Dictionary({path}: {self.config.latents:,} latents of {self.d_in} dimensions, top {self.config.k}{skip})"
+        )
 
 
 def fold(tensors: Mapping[str, Tensor], scaling: Scaling, config: DictionaryConfig) -> dict[str, Tensor]:

@@ -77,7 +77,9 @@ def evaluate(
     metrics = Metrics(documents=documents, rows=int(test.sum()), rows_available=int(available.sum()))
     moments = _moments(dictionary, shards, test)
     _reconstruction(metrics, dictionary, shards, test, moments, seed)
-    metrics["linear_fvu"] = _linear_fvu(dictionary, moments if test is fit else _moments(dictionary, shards, fit), moments)
+    metrics["linear_fvu"] = _linear_fvu(
+        dictionary, moments if test is fit else _moments(dictionary, shards, fit), moments
+    )
     if model is not None:
         from .downstream import downstream
 
@@ -209,7 +211,9 @@ def _linear_fvu(dictionary: Dictionary, fit: Moments, test: Moments) -> float:
         weight = torch.linalg.solve(cov + ridge, fit.cov_xy)
     # The error of y ~ mean_y + (x - mean_x) weight on the test rows, from their own moments.
     offset = (test.mean_y - fit.mean_y) - (test.mean_x - fit.mean_x) @ weight
-    error = test.var_y - 2 * (test.cov_xy * weight).sum() + (weight * (test.cov_xx @ weight)).sum() + offset.square().sum()
+    error = (
+        test.var_y - 2 * (test.cov_xy * weight).sum() + (weight * (test.cov_xx @ weight)).sum() + offset.square().sum()
+    )
     return float(error / test.var_y)
 
 
@@ -227,7 +231,9 @@ def _moments(dictionary: Dictionary, shards: Shards, rows: Bool[Tensor, "row"]) 
         totals = [total + more for total, more in zip(totals, new, strict=True)]
         count += len(x)
     if count < 2 or shift is None or not totals[4] - totals[1].square().sum() / count > 0:
-        raise UserError(f"expected rows that differ, to evaluate on; the training rule keeps {count} of {int(rows.sum())}; cache more text")
+        raise UserError(
+            f"expected rows that differ, to evaluate on; the training rule keeps {count} of {int(rows.sum())}; cache more text"
+        )
     mx, my = totals[0] / count, totals[1] / count
     cov_xx, cov_xy = totals[2] / count - torch.outer(mx, mx), totals[3] / count - torch.outer(mx, my)
     return Moments(count, shift[0] + mx, shift[1] + my, cov_xx, cov_xy, totals[4] / count - my.square().sum())

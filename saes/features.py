@@ -74,7 +74,9 @@ def features(model: TransformerBridge, dictionary: Dictionary, text: str, top: i
     kept = dictionary.kept(torch.arange(len(tokens)), part).tolist()
     table = FeatureTable()
     for position, token in enumerate(token_strings(model, tokens)):
-        for value, latent in zip(codes.values[position, :top].tolist(), codes.indices[position, :top].tolist(), strict=True):
+        for value, latent in zip(
+            codes.values[position, :top].tolist(), codes.indices[position, :top].tolist(), strict=True
+        ):
             if value > 0:
                 table.append(Firing(position, token, latent, value, kept[position]))
     return table

@@ -49,7 +49,9 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"expected {what} at {path}; could not read it ({error}); check the path or make it anew") from error
+        raise UserError(
+            f"expected {what} at {path}; could not read it ({error}); check the path or make it anew"
+        ) from error
     if not isinstance(data, dict):
         raise UserError(f"expected {what} at {path}; got JSON that is not an object; make it anew")
     return data

@@ -52,7 +52,10 @@ class KeepRule:
 
 
 def fit_keep_rule(
-    norms: Mapping[str, Float[Tensor, "token"]], positions: Int[Tensor, "token"] | None, drop_positions: int, ratio: float
+    norms: Mapping[str, Float[Tensor, "token"]],
+    positions: Int[Tensor, "token"] | None,
+    drop_positions: int,
+    ratio: float,
 ) -> KeepRule:
     """The rule whose norm limits are `ratio` x the median over the tokens past the dropped positions (0: no limits)."""
     if not ratio:

@@ -65,16 +65,22 @@ class ShardRows:
         norms = {site: torch.cat([row_norms(part[site]) for part in _chunks(shards, sites)]) for site in sites}
         for site, rows in norms.items():
             if not torch.isfinite(rows).all():
-                raise UserError(f"expected finite activations at {site}; {int((~rows.isfinite()).sum())} rows have NaN or infinity; cache anew in float32")  # fmt: skip
+                raise UserError(
+                    f"expected finite activations at {site}; {int((~rows.isfinite()).sum())} rows have NaN or infinity; cache anew in float32"
+                )
         self.keep = fit_keep_rule(norms, shards.positions, config.drop_positions, config.drop_norm)
         kept = shards.positions >= config.drop_positions
         for site, limit in self.keep.max_norm.items():
             kept &= norms[site] <= limit
         self.rows = (kept & ~held_out_rows(shards, config.held_out)).nonzero().squeeze(1)
         if len(self.rows) < 2:
-            raise UserError(f"expected tokens to train on; the rule leaves {len(self.rows)} of {len(shards)}; cache more or relax it")
+            raise UserError(
+                f"expected tokens to train on; the rule leaves {len(self.rows)} of {len(shards)}; cache more or relax it"
+            )
         parts = (shards.read(sites, index) for index in self.rows.split(CHUNK))
-        self.scaling = fit_scaling((Pair(p[self.config.read].float(), p[self.config.write].float()) for p in parts), config.center)  # fmt: skip
+        self.scaling = fit_scaling(
+            (Pair(p[self.config.read].float(), p[self.config.write].float()) for p in parts), config.center
+        )
         self.metadata = {
             "model": shards.manifest["model"],
             "shards": shards.fingerprint,
@@ -125,12 +131,16 @@ class StreamRows:
             item = item.activations
         if isinstance(item, Tensor):
             if self.config.is_transcoder:
-                raise UserError(f"expected {{site: tensor}} with {self.config.read} and {self.config.write}; got one tensor; a transcoder needs both")  # fmt: skip
+                raise UserError(
+                    f"expected {{site: tensor}} with {self.config.read} and {self.config.write}; got one tensor; "
+                    "a transcoder needs both"
+                )
             x = y = item
         else:
             missing = [site for site in (self.config.read, self.config.write) if site not in item]
             if missing:
-                raise UserError(f"expected activations of {missing[0] or 'a site named in the config'}; got {', '.join(item)}; name the site")
+                wanted = missing[0] or "a site named in the config"
+                raise UserError(f"expected activations of {wanted}; got {', '.join(item)}; name the site")
             x, y = item[self.config.read], item[self.config.write]
         if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
             raise UserError(f"expected tensors [token d]; got shapes {tuple(x.shape)}, {tuple(y.shape)}")

@@ -39,7 +39,9 @@ class Run:
             return
         if folder.exists() and any(folder.iterdir()):
             if not resume:
-                raise UserError(f"expected an empty folder for the run; {folder} has files; give --resume or another --out")
+                raise UserError(
+                    f"expected an empty folder for the run; {folder} has files; give --resume or another --out"
+                )
             self._check_same(read_json(folder / "config.json", "the config of a training run"))
             self.finished = (folder / "cfg.json").exists()
 
@@ -48,7 +50,9 @@ class Run:
         differ = [key for key in now if old.get(key) != now[key]]
         if differ:
             came = ", ".join(f"{key} {now[key]} instead of {old.get(key)}" for key in differ)
-            raise UserError(f"expected to resume {self.folder} with the settings it was begun with; got {came}; use a new --out")
+            raise UserError(
+                f"expected to resume {self.folder} with the settings it was begun with; got {came}; use a new --out"
+            )
 
     def restore(self, state: TrainState, rows: Rows) -> None:
         """Continue from the checkpoint of this folder, if there is one; begin the folder otherwise."""
@@ -58,7 +62,9 @@ class Run:
                 self._restore(path, state, rows)
             write_json(self.folder / "config.json", self.config.to_dict())
             self._cut_log(state.step)
-        self._bar = tqdm(total=self.config.steps, initial=state.step, desc="train", unit="step", disable=not self._progress)
+        self._bar = tqdm(
+            total=self.config.steps, initial=state.step, desc="train", unit="step", disable=not self._progress
+        )
 
     def _restore(self, path: Path, state: TrainState, rows: Rows) -> None:
         saved = read_tensors(path, "a training checkpoint")
@@ -68,9 +74,13 @@ class Run:
             if same:
                 _load_state(state, saved)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"expected a training checkpoint at {path}; it is damaged ({error!r}); use a new --out") from error
+            raise UserError(
+                f"expected a training checkpoint at {path}; it is damaged ({error!r}); use a new --out"
+            ) from error
         if not same:
-            raise UserError(f"expected the Shards that {self.folder} was begun on; got others; give them or a new --out")
+            raise UserError(
+                f"expected the Shards that {self.folder} was begun on; got others; give them or a new --out"
+            )
         state.step = step
 
     def _cut_log(self, step: int) -> None:
@@ -97,7 +107,12 @@ class Run:
             refresh=False,
         )
         if self.folder is not None:
-            line = {"step": state.step, "tokens": state.step * self.config.batch, **metrics, "tokens_per_s": round(rate, 1)}
+            line = {
+                "step": state.step,
+                "tokens": state.step * self.config.batch,
+                **metrics,
+                "tokens_per_s": round(rate, 1),
+            }
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
 

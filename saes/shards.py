@@ -51,9 +51,7 @@ class SiteRows:
         """Rows and width."""
         return len(self.shards), self.shards.width(self.site)
 
-    def __getitem__(
-        self, rows: int | slice | Int[Tensor, "row"] | Bool[Tensor, "row"]
-    ) -> Shaped[Tensor, "..."]:
+    def __getitem__(self, rows: int | slice | Int[Tensor, "row"] | Bool[Tensor, "row"]) -> Shaped[Tensor, "..."]:
         return self.shards.read([self.site], rows)[self.site]
 
 
@@ -138,25 +136,27 @@ class Shards:
             entry = self._files[number]
             path = self.folder / entry["file"]
             if sha256_file(path) != entry["sha256"]:
-                raise UserError(f"expected {path} as it was written; its checksum differs; the file is damaged, cache anew")
+                raise UserError(
+                    f"expected {path} as it was written; its checksum differs; the file is damaged, cache anew"
+                )
             self._open[number] = self._checked(path, entry["rows"])
         return self._open[number]
 
     def _checked(self, path: Path, rows: int) -> dict[str, Tensor]:
         wanted = {site: ((rows, self.width(site)), self.dtype) for site in self.sites}
-        wanted |= {name: ((rows,), torch.int32) for name in ("tokens", "positions", "documents")}
+        wanted |= dict.fromkeys(("tokens", "positions", "documents"), ((rows,), torch.int32))
         try:
             tensors = map_tensors(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"expected a safetensors shard at {path}; could not read it ({error}); cache anew") from error
+            raise UserError(
+                f"expected a safetensors shard at {path}; could not read it ({error}); cache anew"
+            ) from error
         found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
         if found != wanted:
             raise UserError(f"expected {path} to hold {wanted}, as its manifest says; it holds {found}; cache anew")
         return tensors
 
-    def read(
-        self, sites: list[str], rows: int | slice | Int[Tensor, "row"] | Bool[Tensor, "row"]
-    ) -> dict[str, Tensor]:
+    def read(self, sites: list[str], rows: int | slice | Int[Tensor, "row"] | Bool[Tensor, "row"]) -> dict[str, Tensor]:
         """The chosen rows of several sites, in the stored dtype; UserError for a row outside the folder."""
         if isinstance(rows, slice):
             rows = torch.arange(*rows.indices(len(self)))
@@ -229,7 +229,9 @@ def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     except (KeyError, TypeError, ValueError, AttributeError):
         is_whole = False
     if not is_whole:
-        raise UserError(f"expected a whole manifest in {folder}; entries are missing or malformed; cache the activations anew")
+        raise UserError(
+            f"expected a whole manifest in {folder}; entries are missing or malformed; cache the activations anew"
+        )
 
 
 def _check_size(path: Path, expected: int) -> None:

@@ -17,7 +17,9 @@ from torch import Tensor
 from .codes import Codes
 
 BINS = 56
-LOWEST = -12  # the first histogram bin begins at 2**LOWEST; each spans half an octave, the outer ones hold what lies beyond
+LOWEST = (
+    -12
+)  # the first histogram bin begins at 2**LOWEST; each spans half an octave, the outer ones hold what lies beyond
 PIECE = 4096
 
 
@@ -44,7 +46,9 @@ class FeatureStats:
         self.top_rows = torch.full((latents, examples), -1, dtype=torch.int64)
         self.top_windows = torch.zeros(latents, examples, before + 1 + after, dtype=torch.float16)
 
-    def update(self, codes: Codes, positions: Int[Tensor, "token"], first_row: int, kept: Bool[Tensor, "token"]) -> None:
+    def update(
+        self, codes: Codes, positions: Int[Tensor, "token"], first_row: int, kept: Bool[Tensor, "token"]
+    ) -> None:
         """Add the codes of the rows `first_row`, `first_row` + 1, …; rows that are not `kept` count as silent.
 
         A block must lie within one update: its rows are those from a position 0 to the next.
@@ -63,7 +67,14 @@ class FeatureStats:
         self._offer(values, codes.indices, positions, first_row, active, latent, token)
 
     def _offer(
-        self, values: Tensor, indices: Tensor, positions: Tensor, first_row: int, active: Tensor, latent: Tensor, token: Tensor
+        self,
+        values: Tensor,
+        indices: Tensor,
+        positions: Tensor,
+        first_row: int,
+        active: Tensor,
+        latent: Tensor,
+        token: Tensor,
     ) -> None:
         """Merge the best of these rows into the top examples."""
         promising = active >= self.top_values[latent, -1]

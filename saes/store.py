@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .errors import UserError
@@ -78,7 +78,9 @@ class FeatureStore:
         folder = Path(folder)
         manifest = read_json(folder / "manifest.json", "the manifest of a FeatureStore")
         if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-            raise UserError(f"expected {FORMAT} version {VERSION} in {folder}; got {manifest.get('format')!r} version {manifest.get('version')!r}; collect it anew")  # fmt: skip
+            raise UserError(
+                f"expected {FORMAT} version {VERSION} in {folder}; got {manifest.get('format')!r} version {manifest.get('version')!r}; collect it anew"
+            )
         return FeatureStore(folder, manifest)
 
     def __len__(self) -> int:
@@ -86,7 +88,7 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         dead = int((self.count == 0).sum())
-        return f"FeatureStore({self.folder}: {len(self):,} latents of {self.manifest['dictionary']['site']} on {self.manifest['rows']:,} tokens, {dead:,} silent)"  # fmt: skip
+        return f"FeatureStore({self.folder}: {len(self):,} latents of {self.manifest['dictionary']['site']} on {self.manifest['rows']:,} tokens, {dead:,} silent)"
 
     @property
     def count(self) -> Int[Tensor, "latent"]:
@@ -117,11 +119,15 @@ class FeatureStore:
             latent=latent,
             label=self.label(latent),
             histogram=Histogram(histogram_edges(), arrays["histogram"][latent]),
-            examples=[self._example(latent, i) for i in range(arrays["example_rows"].shape[1]) if arrays["example_rows"][latent, i] >= 0],
+            examples=[
+                self._example(latent, i)
+                for i in range(arrays["example_rows"].shape[1])
+                if arrays["example_rows"][latent, i] >= 0
+            ],
             top_logits=self._logits("top", latent),
             bottom_logits=self._logits("bottom", latent),
             **scalar,
-        )  # fmt: skip
+        )
 
     def _example(self, latent: int, number: int) -> Example:
         row = int(self._arrays["example_rows"][latent, number])
@@ -151,18 +157,24 @@ class FeatureStore:
     def interesting(self, n: int = 10) -> list[int]:
         """Latents worth a first look, by a stated statistic.
 
-        Among latents with density in [1e-4, 1e-2] and a full list of examples, in varied contexts (context entropy at least
-        three quarters of its maximum, so no repeated boilerplate): half are those of lowest token entropy (one word or
-        piece, in many contexts), half those of highest (many words that share something). Ties go to the larger count.
+        Candidates have density in [1e-4, 1e-2], a full list of examples, and varied contexts (context entropy at least three
+        quarters of its maximum, so no repeated boilerplate). Half of the answer fires on one token in many contexts (token
+        entropy up to 0.5 bits), half on a family of tokens (1 to 3 bits); in each, densities nearest 1e-3 come first.
         """
         full = (self._arrays["example_rows"] >= 0).all(1)
         most = torch.tensor(float(self._arrays["example_rows"].shape[1])).log2()
         varied = self.columns["context_entropy"] >= 0.75 * most
-        fit = (full & varied & (self.density >= 1e-4) & (self.density <= 1e-2)).nonzero().squeeze(1)
-        by_count = fit[self.count[fit].argsort(descending=True, stable=True)]
-        ranked = by_count[self.columns["token_entropy"][by_count].argsort(stable=True)].tolist()
-        low = ranked[: n // 2]
-        return low + [latent for latent in reversed(ranked) if latent not in low][: n - len(low)]
+        candidates = full & varied & (self.density >= 1e-4) & (self.density <= 1e-2)
+        bits = self.columns["token_entropy"]
+        families = (bits <= 0.5, (bits >= 1) & (bits <= 3), torch.ones_like(candidates))
+        one, several, any_ = (self._nearest(candidates & family) for family in families)
+        chosen = one[: n // 2] + several[: n - n // 2]
+        return (chosen + [latent for latent in any_ if latent not in chosen])[:n]
+
+    def _nearest(self, wanted: Bool[Tensor, "latent"]) -> list[int]:
+        """The wanted latents, densities nearest 1e-3 (in ratio) first."""
+        latents = wanted.nonzero().squeeze(1)
+        return latents[(self.density[latents] / 1e-3).log().abs().argsort(stable=True)].tolist()
 
     def label(self, latent: int) -> str | None:
         """The label of a latent, if someone gave it one."""
@@ -176,7 +188,10 @@ class FeatureStore:
         """Keep a label for a latent (replacing an earlier one)."""
         self._check(latent)
         with self._labels() as database:
-            database.execute("INSERT INTO labels VALUES (?, ?) ON CONFLICT DO UPDATE SET label = excluded.label", (int(latent), label))
+            database.execute(
+                "INSERT INTO labels VALUES (?, ?) ON CONFLICT DO UPDATE SET label = excluded.label",
+                (int(latent), label),
+            )
 
     @contextlib.contextmanager
     def _labels(self) -> Iterator[sqlite3.Connection]:
@@ -187,7 +202,9 @@ class FeatureStore:
                 database.execute("CREATE TABLE IF NOT EXISTS labels (latent INTEGER PRIMARY KEY, label TEXT NOT NULL)")
                 yield database
         except sqlite3.Error as error:
-            raise UserError(f"expected a labels database at {path}; could not use it ({error}); restore or remove it") from error
+            raise UserError(
+                f"expected a labels database at {path}; could not use it ({error}); restore or remove it"
+            ) from error
 
     def _check(self, latent: int) -> None:
         if not 0 <= latent < len(self):
@@ -198,12 +215,22 @@ def _map(path: Path) -> dict[str, Tensor]:
     try:
         return map_tensors(path)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"expected a FeatureStore file at {path}; could not read it ({error}); collect it anew") from error
+        raise UserError(
+            f"expected a FeatureStore file at {path}; could not read it ({error}); collect it anew"
+        ) from error
 
 
 def _check_arrays(folder: Path, arrays: dict[str, Tensor], tokens: dict[str, Tensor]) -> None:
     """UserError unless every array is there, as long as the others, and points only at rows, tokens and latents there are."""
-    needed = {*COLUMNS, "histogram", "example_rows", "example_values", "example_windows", "neighbours", "neighbour_cosines"}
+    needed = {
+        *COLUMNS,
+        "histogram",
+        "example_rows",
+        "example_values",
+        "example_windows",
+        "neighbours",
+        "neighbour_cosines",
+    }
     columns = {"tokens", "positions", "documents"}
     is_whole = (
         needed <= arrays.keys()
@@ -212,7 +239,9 @@ def _check_arrays(folder: Path, arrays: dict[str, Tensor], tokens: dict[str, Ten
         and len({len(tokens[name]) for name in columns}) == 1
         and _below(arrays["example_rows"], len(tokens["tokens"]), least=-1)
         and _below(arrays["neighbours"], len(arrays["count"]))
-        and all(_below(part, len(tokens["vocab_ends"])) for name, part in arrays.items() if name.endswith("_logit_tokens"))
+        and all(
+            _below(part, len(tokens["vocab_ends"])) for name, part in arrays.items() if name.endswith("_logit_tokens")
+        )
         and _below(tokens["tokens"], len(tokens["vocab_ends"]))
     )
     if not is_whole:
@@ -223,7 +252,9 @@ def _below(numbers: Tensor, limit: int, least: int = 0) -> bool:
     return not numbers.numel() or bool(least <= numbers.min() and numbers.max() < limit)
 
 
-def write_store(folder: Path, manifest: dict[str, Any], arrays: dict[str, Tensor], shards: Shards, vocab: list[str]) -> None:
+def write_store(
+    folder: Path, manifest: dict[str, Any], arrays: dict[str, Tensor], shards: Shards, vocab: list[str]
+) -> None:
     """Write the files of a store, the manifest last, so that a folder with one is whole."""
     encoded = [token.encode("utf-8", "surrogatepass") for token in vocab]
     tokens = {name: getattr(shards, name).int() for name in ("tokens", "positions", "documents")}

@@ -41,7 +41,9 @@ def token_blocks(model: TransformerBridge, texts: Iterable[Any], context: int = 
     tokenizer: Any = model.tokenizer
     info = model_info(model)
     if not 2 <= context <= info.n_ctx:
-        raise UserError(f"expected a context of 2 to {info.n_ctx} tokens ({info.name}); got {context}; change --context")
+        raise UserError(
+            f"expected a context of 2 to {info.n_ctx} tokens ({info.name}); got {context}; change --context"
+        )
     head = [] if info.bos is None else [info.bos]
     for document, text in enumerate(texts):
         text = text if isinstance(text, str) else text.text

@@ -91,7 +91,9 @@ def train_step(state: TrainState, pair: Pair) -> dict[str, float]:
     if config.auxk and is_dead.any():
         loss = loss + config.auxk * auxk(x, y - y_hat, is_dead, w["W_enc"], b_enc, w["W_dec"], state.k_aux)
     if not torch.isfinite(loss):
-        raise UserError(f"expected a finite loss; got {loss.item()} at step {state.step}; lower --lr or check the activations")
+        raise UserError(
+            f"expected a finite loss; got {loss.item()} at step {state.step}; lower --lr or check the activations"
+        )
     loss.backward()
     state.update(len(x))
     state.count_firing(indices[values > 0], len(x))

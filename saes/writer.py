@@ -65,7 +65,9 @@ class ShardWriter:
             if key == "model":
                 was, now = ({part: info[part] for part in ("name", "fingerprint", "bos")} for info in (was, now))
             if was != now:
-                raise UserError(f"expected to resume {self.folder} with {key} {was}; got {now}; give the same or a new folder")
+                raise UserError(
+                    f"expected to resume {self.folder} with {key} {was}; got {now}; give the same or a new folder"
+                )
         if [site["name"] for site in old["sites"]] != self.sites:
             raise UserError(
                 f"expected to resume {self.folder} with its sites ({', '.join(site['name'] for site in old['sites'])}); "
@@ -81,7 +83,9 @@ class ShardWriter:
             given = torch.cat([written[:0], *(block.tokens for block in itertools.islice(blocks, count))])
             # The last block on disk may have been cut at the target.
             if len(given) < len(written) or not torch.equal(given[: len(written)], written):
-                raise UserError(f"expected the text that {self.folder} was begun with; got another; give it or a new folder")
+                raise UserError(
+                    f"expected the text that {self.folder} was begun with; got another; give it or a new folder"
+                )
         return blocks
 
     def add(self, activations: dict[str, Tensor], blocks: PaddedBlocks) -> None:
@@ -91,7 +95,10 @@ class ShardWriter:
         for site, rows in part.items():
             if not torch.isfinite(rows).all():
                 most = float(activations[site].abs().max())
-                raise UserError(f"expected activations that fit {self.manifest['dtype']}; got {most:.3g} at {site}; store bfloat16 or float32")  # fmt: skip
+                raise UserError(
+                    f"expected activations that fit {self.manifest['dtype']}; got {most:.3g} at {site}; "
+                    "store bfloat16 or float32"
+                )
         part["tokens"] = blocks.tokens[blocks.real].int()
         part["positions"] = positions[blocks.real].int()
         part["documents"] = blocks.documents[:, None].expand_as(blocks.tokens)[blocks.real].int()

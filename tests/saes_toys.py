@@ -24,17 +24,27 @@ def texts(count: int = 12, *, longest: int = 40, seed: int = 0) -> list[str]:
     """Random texts of 1 to `longest` words that the toys' tokenizer knows."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, longest + 1, (count,), generator=generator).tolist()
-    return [" ".join(f"w{i}" for i in torch.randint(3, toys.VOCAB, (n,), generator=generator).tolist()) for n in lengths]
+    return [
+        " ".join(f"w{i}" for i in torch.randint(3, toys.VOCAB, (n,), generator=generator).tolist()) for n in lengths
+    ]
 
 
-def cached(folder: Path, sites=(RESID,), *, count: int = 12, longest: int = 40, name: str = "gpt2", **options) -> Shards:
+def cached(
+    folder: Path, sites=(RESID,), *, count: int = 12, longest: int = 40, name: str = "gpt2", **options
+) -> Shards:
     """Shards of a toy in float64, whole texts unless `tokens` says otherwise."""
     options = {"dtype": torch.float64, "context": 16, "batch": 3, "progress": False, **options}
     return cache(model(name), texts(count, longest=longest), sites, folder, **options)
 
 
 def shards_of(
-    folder: Path, activations: dict[str, torch.Tensor], *, block: int = 8, document: int = 16, seed: int = 0, shard_mib: int = 1
+    folder: Path,
+    activations: dict[str, torch.Tensor],
+    *,
+    block: int = 8,
+    document: int = 16,
+    seed: int = 0,
+    shard_mib: int = 1,
 ) -> Shards:
     """Shards of given rows `[row d]` without a model: blocks of `block` rows with random tokens, documents of `document` rows."""
     rows = len(next(iter(activations.values())))
@@ -43,7 +53,9 @@ def shards_of(
     tokens = torch.randint(3, toys.VOCAB, (rows,), generator=torch.Generator().manual_seed(seed))
     for start in range(0, rows, block):
         piece = slice(start, min(start + block, rows))
-        writer.add({site: x[piece] for site, x in activations.items()}, pad_blocks([Block(tokens[piece], start // document)]))
+        writer.add(
+            {site: x[piece] for site, x in activations.items()}, pad_blocks([Block(tokens[piece], start // document)])
+        )
     writer.finish()
     return Shards.open(folder)
 

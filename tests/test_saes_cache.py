@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def same(one: Shards, other: Shards) -> None:
 
 def blocks_of(shards: Shards):
     starts = [*(shards.positions == 0).nonzero().squeeze(1).tolist(), len(shards)]
-    return [slice(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
+    return [slice(start, stop) for start, stop in pairwise(starts)]
 
 
 # transformers computes Llama's norms in float32 whatever the model's dtype.
@@ -136,7 +137,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, shards):
     left = stopped(tmp_path / "cut", shards, monkeypatch)
     assert len(left.manifest["shards"]) == shards
     assert not left.manifest["finished"]
-    resumed, straight = cached(tmp_path / "cut", ALL, shard_mib=0, resume=True), cached(tmp_path / "straight", ALL, shard_mib=0)
+    resumed, straight = (
+        cached(tmp_path / "cut", ALL, shard_mib=0, resume=True),
+        cached(tmp_path / "straight", ALL, shard_mib=0),
+    )
     same(resumed, straight)
     assert resumed.fingerprint == straight.fingerprint
     assert contents(tmp_path / "cut") == contents(tmp_path / "straight")
@@ -185,7 +189,9 @@ def test_a_killed_process_leaves_whole_shards_and_can_be_resumed(tmp_path):
     assert_close(left[RESID][:], straight[RESID][: len(left)], rtol=1e-10, atol=1e-10)
     with pytest.raises(UserError, match="finished"):
         Shards.open(tmp_path / "cut")
-    for (_, a), (_, b) in zip(columns(cached(tmp_path / "cut", ALL, shard_mib=0, resume=True)).items(), columns(straight).items(), strict=True):
+    for (_, a), (_, b) in zip(
+        columns(cached(tmp_path / "cut", ALL, shard_mib=0, resume=True)).items(), columns(straight).items(), strict=True
+    ):
         assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
@@ -205,7 +211,9 @@ def test_resuming_with_something_else_is_refused_and_changes_nothing(tmp_path, m
     with pytest.raises(UserError, match="sites"):
         cached(tmp_path / "cut", (RESID,), resume=True)
     with pytest.raises(UserError, match="text"):
-        cache(model(), texts(seed=5), ALL, tmp_path / "cut", dtype=torch.float64, context=16, resume=True, progress=False)
+        cache(
+            model(), texts(seed=5), ALL, tmp_path / "cut", dtype=torch.float64, context=16, resume=True, progress=False
+        )
     assert before == contents(tmp_path / "cut") | {"manifest": (tmp_path / "cut" / "manifest.json").read_bytes()}
 
 
@@ -237,13 +245,18 @@ def test_a_site_that_has_no_rows_is_a_user_error(tmp_path, site):
         cached(tmp_path / "a", (site,))
 
 
-@pytest.mark.parametrize("given", [[], [""], ["  "], "", [Document("a", "text", " ")], torch.zeros(0, 4, dtype=torch.int64)])
+@pytest.mark.parametrize(
+    "given", [[], [""], ["  "], "", [Document("a", "text", " ")], torch.zeros(0, 4, dtype=torch.int64)]
+)
 def test_empty_text_is_a_user_error(tmp_path, given):
     with pytest.raises(UserError, match=r"text|token"):
         cache(model(), given, [RESID], tmp_path / "a", progress=False)
 
 
-@pytest.mark.parametrize("blocks", [[torch.tensor([toys.VOCAB])], [torch.tensor([-1, 2])], [torch.zeros(65, dtype=torch.int64)], torch.arange(4)])
+@pytest.mark.parametrize(
+    "blocks",
+    [[torch.tensor([toys.VOCAB])], [torch.tensor([-1, 2])], [torch.zeros(65, dtype=torch.int64)], torch.arange(4)],
+)
 def test_impossible_token_blocks_are_a_user_error(tmp_path, blocks):
     with pytest.raises(UserError, match=r"expected token blocks of 1 to 64 ids in \[0, 100\)"):
         cache(model(), blocks, [RESID], tmp_path / "a", progress=False)
@@ -262,7 +275,17 @@ def test_activations_that_are_not_finite_stop_the_run_and_keep_what_was_written(
     own.W_E[7] = torch.nan
     good = [text for text in texts(30) if "w7 " not in text + " "][:10]
     with pytest.raises(UserError, match="finite"):
-        cache(own, [*good, "w3 w7 w9"], [RESID], tmp_path / "a", dtype=torch.float64, shard_mib=0, batch=3, context=16, progress=False)
+        cache(
+            own,
+            [*good, "w3 w7 w9"],
+            [RESID],
+            tmp_path / "a",
+            dtype=torch.float64,
+            shard_mib=0,
+            batch=3,
+            context=16,
+            progress=False,
+        )
     left = Shards.open(tmp_path / "a", unfinished=True)
     assert len(left) > 50
     assert left[RESID][:].isfinite().all()

@@ -3,6 +3,7 @@ import dataclasses
 import inspect
 import json
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ def test_flat_and_nested_constructors_agree():
         TrainConfig(width=3)
 
 
-@pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(site="a", site_out="b", lr=0.1, dead_after=7, latents=9, k=9)])
+@pytest.mark.parametrize(
+    "config", [TrainConfig(), TrainConfig(site="a", site_out="b", lr=0.1, dead_after=7, latents=9, k=9)]
+)
 def test_json_round_trip(config):
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -60,8 +63,10 @@ def test_every_field_has_a_note(kind):
     fields = [node.target.id for node in body if isinstance(node, ast.AnnAssign)]
     noted = [
         node.target.id
-        for node, following in zip(body, body[1:], strict=False)
-        if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        for node, following in pairwise(body)
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(following, ast.Expr)
+        and isinstance(following.value, ast.Constant)
     ]
     assert fields == [field.name for field in dataclasses.fields(kind)]
     assert noted == fields
@@ -77,7 +82,24 @@ def sae_train(*arguments) -> int:
     return cli.parse_and_run(cli.sae_train, [str(argument) for argument in arguments], "sae-train")
 
 
-SMALL = ["--latents", 16, "--k", 3, "--tokens", 500, "--batch", 50, "--lr", 0.01, "--seed", 4, "--activation", "topk", "--device", "cpu"]
+SMALL = [
+    "--latents",
+    16,
+    "--k",
+    3,
+    "--tokens",
+    500,
+    "--batch",
+    50,
+    "--lr",
+    0.01,
+    "--seed",
+    4,
+    "--activation",
+    "topk",
+    "--device",
+    "cpu",
+]
 
 
 def test_sae_train_trains_and_prints_one_json_object(tmp_path, folder, capsys):

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from saes_toys import MLP_IN, MLP_OUT, dense_codes, dictionary
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from unweave.saes import Codes, Dictionary, DictionaryConfig, UserError
 from unweave.saes.dictionary import Scaling, fold
@@ -67,7 +67,10 @@ def test_codes_by_hand():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16])
 def test_what_is_saved_is_loaded_exactly(tmp_path, kind, dtype):
-    metadata = {"model": {"name": "m", "fingerprint": "f", "bos": 0}, "keep": {"drop_positions": 1, "max_norm": {"a": 1 / 3}}}
+    metadata = {
+        "model": {"name": "m", "fingerprint": "f", "bos": 0},
+        "keep": {"drop_positions": 1, "max_norm": {"a": 1 / 3}},
+    }
     own = dictionary(**KINDS[kind], **metadata).to(dtype)
     own.save(tmp_path / "own")
     again = Dictionary.load(tmp_path / "own")
@@ -170,7 +173,9 @@ def test_a_wrong_cfg_is_a_user_error(tmp_path, changes):
         Dictionary.load(tmp_path / "sae")
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut header", "cut data", "text", "folder", "no W_dec", "1-D", "integers", "mixed"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "cut header", "cut data", "text", "folder", "no W_dec", "1-D", "integers", "mixed"]
+)
 def test_damaged_weights_are_a_user_error(tmp_path, damage):
     weights = saelens_folder(tmp_path / "sae")
     path = tmp_path / "sae" / "sae_weights.safetensors"
@@ -187,7 +192,9 @@ def test_damaged_weights_are_a_user_error(tmp_path, damage):
     elif damage == "mixed":
         save_file({**weights, "W_dec": weights["W_dec"].float()}, path)
     elif damage != "missing":
-        path.write_bytes({"empty": b"", "cut header": data[:40], "cut data": data[:-8], "text": b"no such file" * 30}[damage])
+        path.write_bytes(
+            {"empty": b"", "cut header": data[:40], "cut data": data[:-8], "text": b"no such file" * 30}[damage]
+        )
     with pytest.raises(UserError):
         Dictionary.load(tmp_path / "sae")
 

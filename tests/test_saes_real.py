@@ -5,18 +5,41 @@ import math
 import pytest
 import torch
 from unweave.saes import (
-    FeatureStore, TrainConfig, bundled, cache, collect, evaluate, features, load_model, model_info, to_tokens, token_strings, train, UserError,
+    FeatureStore,
+    TrainConfig,
+    UserError,
+    bundled,
+    cache,
+    collect,
+    evaluate,
+    features,
+    load_model,
+    model_info,
+    to_tokens,
+    token_strings,
+    train,
 )
 from unweave.saes.downstream import text_loss
 
 SITES = ("blocks.8.hook_resid_post", "blocks.8.mlp.hook_in", "blocks.8.mlp.hook_out")
-ENGLISH = "The history of the city begins in the twelfth century, when a small market town grew beside the river crossing."
+ENGLISH = (
+    "The history of the city begins in the twelfth century, when a small market town grew beside the river crossing."
+)
 
 
 @pytest.fixture(scope="module")
 def shards(smollm2, tmp_path_factory):
     texts = [document.text[:600] for document in bundled()[:20]]
-    return cache(smollm2, texts, SITES, tmp_path_factory.mktemp("real") / "a", tokens=1500, dtype=torch.float32, context=64, progress=False)
+    return cache(
+        smollm2,
+        texts,
+        SITES,
+        tmp_path_factory.mktemp("real") / "a",
+        tokens=1500,
+        dtype=torch.float32,
+        context=64,
+        progress=False,
+    )
 
 
 def test_the_model_is_a_language_model(smollm2):

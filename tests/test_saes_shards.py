@@ -1,4 +1,5 @@
 import json
+from itertools import chain
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_only_whole_batches_leave_the_rest_of_an_epoch_out(folder):
 def test_rows_may_be_a_mask_and_bound_what_is_drawn(folder):
     shards = Shards.open(folder)
     mask = shards.positions > 3
-    chosen = sorted(sum(flat(shards.batches(9, rows=mask)), []))
+    chosen = sorted(chain.from_iterable(flat(shards.batches(9, rows=mask))))
     assert chosen == sorted((shards.documents * 1000 + shards.positions)[mask].tolist())
     assert flat(shards.batches(9, rows=mask)) == flat(shards.batches(9, rows=mask.nonzero().squeeze(1)))
     with pytest.raises(UserError, match="at least one row"):

@@ -100,7 +100,8 @@ def test_statistics_are_those_of_the_dense_codes(whole):
         for number, row in enumerate(ranked):
             assert frozen["example_values"][latent, number] == column[row]
             window = [
-                float(column[row + by]) if 0 <= row + by < 300 and blocks[row + by] == blocks[row] else 0.0 for by in range(-3, 3)
+                float(column[row + by]) if 0 <= row + by < 300 and blocks[row + by] == blocks[row] else 0.0
+                for by in range(-3, 3)
             ]
             assert frozen["example_windows"][latent, number].float().tolist() == pytest.approx(window, rel=1e-3)
 
@@ -214,7 +215,9 @@ def test_promoted_tokens_are_the_direct_path_through_the_final_gain(tmp_path, na
     own, shards = dictionary(latents=9, k=3), cached(tmp_path / "shards", name=name, count=3)
     store = collect(own, shards, tmp_path / "store", model(name), progress=False)
     hf = model(name).original_model
-    norm = next(module for path, module in hf.named_modules() if path in ("transformer.ln_f", "model.norm") or path == "ln_f")
+    norm = next(
+        module for path, module in hf.named_modules() if path in ("transformer.ln_f", "model.norm") or path == "ln_f"
+    )
     gain = getattr(norm, "weight", None)
     gain = (norm.original_component if gain is None else norm).weight
     effect = (own.W_dec * (gain + (1 if name == "gemma2" else 0))) @ model(name).unembed.W_U
@@ -337,7 +340,7 @@ def test_a_wrong_manifest_is_a_user_error(copy, change):
     path = copy / "manifest.json"
     manifest = json.loads(path.read_text())
     path.unlink() if change is None else path.write_text(json.dumps({**manifest, **change} if change else change))
-    with pytest.raises(UserError, match="FeatureStore|features"):
+    with pytest.raises(UserError, match=r"FeatureStore|features"):
         FeatureStore.open(copy)
 
 

@@ -26,7 +26,9 @@ def shards(tmp_path):
 
 
 def config(**changes):
-    return TrainConfig(**{**dict(site="a", latents=32, k=4, tokens=2000, batch=64, checkpoint_every=5, log_every=3), **changes})
+    return TrainConfig(
+        **{**dict(site="a", latents=32, k=4, tokens=2000, batch=64, checkpoint_every=5, log_every=3), **changes}
+    )
 
 
 def tensors_of(dictionary):
@@ -106,7 +108,9 @@ def test_seeds_differ_and_one_seed_repeats(shards):
     assert (one.W_dec - other.W_dec).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("changes", [dict(seed=1), dict(tokens=2001), dict(latents=33), dict(lr=1e-3), dict(drop_norm=5.0)])
+@pytest.mark.parametrize(
+    "changes", [dict(seed=1), dict(tokens=2001), dict(latents=33), dict(lr=1e-3), dict(drop_norm=5.0)]
+)
 def test_resuming_with_other_settings_is_refused(tmp_path, shards, monkeypatch, changes):
     stopped(config(), shards, tmp_path / "cut", 12, monkeypatch)
     before = {path.name: path.read_bytes() for path in (tmp_path / "cut").iterdir()}
@@ -118,7 +122,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path, shards, monkeypatch, 
 def test_resuming_on_other_shards_is_refused(tmp_path, shards, monkeypatch):
     stopped(config(), shards, tmp_path / "cut", 12, monkeypatch)
     other = shards_of(tmp_path / "other", {"a": rows_of(seed=1)})
-    with pytest.raises(UserError, match="Shards that .* was begun on"):
+    with pytest.raises(UserError, match=r"Shards that .* was begun on"):
         run(config(), other, tmp_path / "cut", resume=True)
 
 

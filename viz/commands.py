@@ -49,7 +49,9 @@ def cache(
 
     loaded = load(model, dtype, device)
     documents = saes.read_documents(text)
-    shards = saes.cache(loaded, documents, sites, out, tokens, getattr(torch, stored), context=context, batch=batch, resume=resume)  # fmt: skip
+    shards = saes.cache(
+        loaded, documents, sites, out, tokens, getattr(torch, stored), context=context, batch=batch, resume=resume
+    )
     return {"out": str(out), "rows": len(shards), "sites": shards.sites, "fingerprint": shards.fingerprint}
 
 
@@ -91,7 +93,12 @@ def collect(dictionary: Folder, activations: Path, out: Path, model: str | None 
 
     loaded = load(model, "float32", None) if model else None
     store = saes.collect(saes.Dictionary.load(dictionary), saes.Shards.open(activations), out, loaded)
-    return {"out": str(out), "latents": len(store), "rows": store.manifest["rows"], "interesting": store.interesting(10)}
+    return {
+        "out": str(out),
+        "latents": len(store),
+        "rows": store.manifest["rows"],
+        "interesting": store.interesting(10),
+    }
 
 
 def trace(

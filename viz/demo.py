@@ -50,7 +50,9 @@ class Story:
         self.numbers: dict[str, Any] = read_json(self.path, "the numbers of a demo") if self.path.exists() else {}
         self.begun = time.perf_counter()
 
-    def stage(self, name: str, title: str, work: Callable[[], dict[str, Any]], result: Path | None = None) -> dict[str, Any]:
+    def stage(
+        self, name: str, title: str, work: Callable[[], dict[str, Any]], result: Path | None = None
+    ) -> dict[str, Any]:
         """Do one stage, or keep what an earlier run left; prints its numbers."""
         kept = name in self.numbers and (result is None or result.exists())
         say(f"\n── {title}" + (" (kept from an earlier run)" if kept else ""))
@@ -92,7 +94,9 @@ def run_demo(out: Path, tokens: int, seed: int, device: str | None) -> dict[str,
     model = load(MODEL, "float32", device)
     story.stage("model", "1. A language model", partial(prove_model, model))
     shards_folder = out / "shards"
-    story.stage("cache", "2. Activations of real text", partial(cache_text, model, shards_folder, tokens, settings, device))
+    story.stage(
+        "cache", "2. Activations of real text", partial(cache_text, model, shards_folder, tokens, settings, device)
+    )
     shards = saes.Shards.open(shards_folder)
     for name, fields in settings.items():
         run = out / "dictionaries" / name
@@ -177,7 +181,11 @@ def train_one(fields: dict[str, Any], shards: Any, run: Path, seed: int, device:
     last = sae_train(shards.folder, run, config, resume=True, device=device)
     rows = saes.Dictionary.load(run).metadata["rows"]
     keys = ("dictionary", "step", "tokens", "loss", "fvu", "l0", "dead_share", "tokens_per_s")
-    return {**{key: last[key] for key in keys}, "learning rate": config.peak_lr, "tokens left out by the rule": rows["dropped"]}
+    return {
+        **{key: last[key] for key in keys},
+        "learning rate": config.peak_lr,
+        "tokens left out by the rule": rows["dropped"],
+    }
 
 
 def evaluate_one(dictionary: Any, shards: Any, model: Any) -> dict[str, Any]:
@@ -192,7 +200,9 @@ def evaluate_one(dictionary: Any, shards: Any, model: Any) -> dict[str, Any]:
         "variance unexplained": f"{metrics['fvu']:.3f} [{metrics['fvu_interval'][0]:.3f}, {metrics['fvu_interval'][1]:.3f}]",
         beside: metrics["linear_fvu"],
         "beats " + ("PCA" if dictionary.is_sae else "the mean output"): "yes" if verdict else "NO",
-        **{key: value for key, value in metrics.items() if key not in ("fvu_interval", "linear_fvu", "density_decades")},
+        **{
+            key: value for key, value in metrics.items() if key not in ("fvu_interval", "linear_fvu", "density_decades")
+        },
     }
 
 
@@ -206,7 +216,7 @@ def collect_one(dictionary: Any, shards: Any, folder: Path, model: Any) -> dict[
     return {
         "latents": len(store),
         "never fire": int((store.count == 0).sum()),
-        "chosen by": "density 1e-4 to 1e-2, context entropy ≥ 3/4 of its maximum; lowest, then highest token entropy",
+        "chosen by": "density 1e-4 to 1e-2 (nearest 1e-3), context entropy ≥ 3/4 of its maximum; token entropy ≤ .5, then 1 to 3 bits",
         "latents (bits)": [feature_line(store[latent]) for latent in store.interesting(10)],
     }
 
@@ -232,7 +242,11 @@ def trace_one(model: Any, transcoders: list[Any], path: Path) -> dict[str, Any]:
     graph = circuits.trace(model, PROMPT, transcoders, max_features=MAX_FEATURES)
     graph.save(path)
     closes = f"{'yes' if graph.residual <= 1e-5 else 'NO'}: worst row differs by {graph.residual:.1e} of its sum"
-    return {"features": f"transcoders in layers {', '.join(map(str, MLP_LAYERS))}, neurons elsewhere", "ledger closes": closes, **graph_numbers(graph)}  # fmt: skip
+    return {
+        "features": f"transcoders in layers {', '.join(map(str, MLP_LAYERS))}, neurons elsewhere",
+        "ledger closes": closes,
+        **graph_numbers(graph),
+    }
 
 
 def validate_one(model: Any, transcoders: list[Any], path: Path) -> dict[str, Any]:

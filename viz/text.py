@@ -15,6 +15,7 @@ has no NaN.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 LONGEST = 120  # characters of one token or label that are shown
@@ -28,24 +29,22 @@ _SIGNS = {
     "\u200b": "⟨ZWSP⟩",
     "\ufeff": "⟨BOM⟩",
 }
-_DIRECTION = {"\u061c", "\u200e", "\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
 
-def _sign(character: str) -> str:
-    code = ord(character)
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def _sign(found: re.Match[str]) -> str:
+    character = found[0]
     if character in _SIGNS:
         return _SIGNS[character]
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if 0x80 <= code < 0xA0 or 0xD800 <= code <= 0xDFFF or character in _DIRECTION:
-        return f"⟨U+{code:04X}⟩"
-    return character
+    return chr(0x2400 + ord(character)) if character < " " else f"⟨U+{ord(character):04X}⟩"
 
 
 def readable(text: object, longest: int = LONGEST) -> str:
     """Running text with controls, direction marks and lone surrogates as signs; cut after `longest` characters."""
     plain = str(text)
-    shown = "".join(map(_sign, plain[:longest]))
+    shown = _UNSAFE.sub(_sign, plain[:longest])
     if len(plain) <= longest:
         return shown
     return f"{shown}… ({len(plain)} characters)" if longest >= LONGEST else f"{shown}…"

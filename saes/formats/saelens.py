@@ -100,7 +100,9 @@ def load(folder: Path) -> Dictionary:
             f"expected d_sae, k, sites and weights that fit together in {folder}; something is missing or malformed ({error!r})"
         ) from error
     if not all(tensor.is_floating_point() and tensor.dtype == tensors["W_enc"].dtype for tensor in tensors.values()):
-        raise UserError(f"expected weights of one floating-point dtype in {folder}; got {sorted({str(t.dtype) for t in tensors.values()})}")
+        raise UserError(
+            f"expected weights of one floating-point dtype in {folder}; got {sorted({str(t.dtype) for t in tensors.values()})}"
+        )
     return Dictionary(config, tensors, ours or {"saelens": metadata})
 
 
