@@ -31,7 +31,8 @@ def run(seeds: tuple[int, ...] = (0, 1, 2)) -> list[dict[str, Any]]:
     for method in ("unweave defaults", "dense reference, tuned"):
         chosen = [row for row in rows if row["method"] == method]
         keys = [key for key in chosen[0] if key not in ("method", "seed")]
-        rows.append({"method": f"{method}, mean", "seed": "", **{key: sum(row[key] for row in chosen) / len(chosen) for key in keys}})  # fmt: skip
+        means = {key: sum(row[key] for row in chosen) / len(chosen) for key in keys}
+        rows.append({"method": f"{method}, mean", "seed": "", **means})
     return rows
 
 
@@ -58,12 +59,20 @@ def dense(world: World, seed: int, lr: float) -> dict[str, float]:
     return score(world, x, x_hat, fired, weights["W_dec"], seconds)
 
 
-def score(world: World, x: torch.Tensor, x_hat: torch.Tensor, fired: torch.Tensor, W_dec: torch.Tensor, seconds: float) -> dict[str, float]:  # fmt: skip
+def score(
+    world: World, x: torch.Tensor, x_hat: torch.Tensor, fired: torch.Tensor, W_dec: torch.Tensor, seconds: float
+) -> dict[str, float]:
     """The columns of the table."""
     mean_cosine, recovered = recovery(world, W_dec)
     explained = 1 - float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
     dead = 1 - float(fired.float().mean())
-    return {"variance_explained": explained, "dead_share": dead, "mean_max_cosine": mean_cosine, "recovered": recovered, "cpu_s": seconds}  # fmt: skip
+    return {
+        "variance_explained": explained,
+        "dead_share": dead,
+        "mean_max_cosine": mean_cosine,
+        "recovered": recovered,
+        "cpu_s": seconds,
+    }
 
 
 def passed(rows: list[dict[str, Any]]) -> str | None:

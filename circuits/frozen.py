@@ -25,6 +25,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from einops import einsum, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -72,13 +73,12 @@ class Block(NamedTuple):
     mlp_post: Norm | None
     is_parallel: bool
     mlp: Any  # the bridge's MLP module: weights of the neurons
-    seen: dict[
-        str, Float[Tensor, "token width"]
-    ]  # captured tensors: resid_pre, attn_out, mlp_in, mlp_out, pre, post, ...
+    seen: dict[str, Float[Tensor, "token width"]]  # captured: resid_pre, attn_out, mlp_in, mlp_out, pre, post, ...
 
     def attention(self, r: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
         """The linear part of the attention branch, forwards, from the block's input to what it adds to the stream."""
-        values = torch.einsum("td,kde->kte", self.attn_norm.linear(r) if self.attn_norm else r, self.W_V)
+        normed = self.attn_norm.linear(r) if self.attn_norm else r
+        values = einsum(normed, self.W_V, "token d, kv d e -> kv token e")
         out = self._mix(values)
         return self.attn_post.linear(out) if self.attn_post else out
 
@@ -89,7 +89,7 @@ class Block(NamedTuple):
         if self.attn_post:
             g = self.attn_post.adjoint(g)
         u = (g @ self.W_O.reshape(heads * e, d).T).unflatten(-1, (heads, e))
-        v = torch.einsum("hqk,bqhe->bkhe", self.pattern[:, :t, :t], u)
+        v = einsum(self.pattern[:, :t, :t], u, "head query key, row query head e -> row key head e")
         grouped = v.unflatten(2, (kv, heads // kv)).sum(3)  # query heads of one key-value group stand together
         s = grouped.flatten(2) @ self.W_V.transpose(1, 2).reshape(kv * e, d)
         return self.attn_norm.adjoint(s) if self.attn_norm else s
@@ -99,7 +99,7 @@ class Block(NamedTuple):
         tokens = len(self.seen["resid_pre"])
         values = self.W_O.new_zeros(self.W_V.shape[0], 1, self.W_V.shape[2])
         if self.attn_norm and self.attn_norm.bias is not None:
-            values = values + torch.einsum("d,kde->ke", self.attn_norm.bias, self.W_V)[:, None]
+            values = values + einsum(self.attn_norm.bias, self.W_V, "d, kv d e -> kv e")[:, None]
         if self.b_V is not None:
             values = values + self.b_V[:, None]
         out = self._mix(values.expand(-1, tokens, -1))
@@ -108,8 +108,8 @@ class Block(NamedTuple):
         return _affine(self.attn_post, out)
 
     def _mix(self, values: Float[Tensor, "kv token e"]) -> Float[Tensor, "token d"]:
-        spread = values.repeat_interleave(self.W_O.shape[0] // self.W_V.shape[0], dim=0)
-        return torch.einsum("hqk,hke,hed->qd", self.pattern, spread, self.W_O)
+        spread = repeat(values, "kv key e -> (kv group) key e", group=self.W_O.shape[0] // self.W_V.shape[0])
+        return einsum(self.pattern, spread, self.W_O, "head query key, head key e, head e d -> query d")
 
 
 class FrozenPass(NamedTuple):

@@ -106,7 +106,7 @@ def capture(model: TransformerBridge, blocks: PaddedBlocks, sites: list[str]) ->
 
         return hook
 
-    hooks = [(site, keep(site)) for site in sites]
+    hooks: list[Any] = [(site, keep(site)) for site in sites]
     model.run_with_hooks(blocks.tokens.to(device), fwd_hooks=hooks, stop_at_layer=stop_layer(sites))
     for site in sites:
         if site not in rows:

@@ -45,6 +45,10 @@ class Dictionary(nn.Module):
     [d_out d_in]` or None. `.folder` is where it was saved or loaded, None before.
     """
 
+    W_enc: nn.Parameter
+    b_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
     W_skip: nn.Parameter | None
 
     def __init__(self, config: DictionaryConfig, tensors: Mapping[str, Tensor], metadata: dict[str, Any] | None = None):

@@ -162,7 +162,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
             # The tensors are plain float32 now; what remembers the 4-bit file would refuse to save them.
             model.config.__dict__.pop("quantization_config", None)
-            model.hf_quantizer = None
+            model.__dict__["hf_quantizer"] = None
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         try:

@@ -66,7 +66,8 @@ class ShardRows:
         for site, rows in norms.items():
             if not torch.isfinite(rows).all():
                 raise UserError(
-                    f"expected finite activations at {site}; {int((~rows.isfinite()).sum())} rows have NaN or infinity; cache anew in float32"
+                    f"expected finite activations at {site}; {int((~rows.isfinite()).sum())} rows have NaN or infinity; "
+                    "cache anew in float32"
                 )
         self.keep = fit_keep_rule(norms, shards.positions, config.drop_positions, config.drop_norm)
         kept = shards.positions >= config.drop_positions

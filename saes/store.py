@@ -79,7 +79,8 @@ class FeatureStore:
         manifest = read_json(folder / "manifest.json", "the manifest of a FeatureStore")
         if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
             raise UserError(
-                f"expected {FORMAT} version {VERSION} in {folder}; got {manifest.get('format')!r} version {manifest.get('version')!r}; collect it anew"
+                f"expected {FORMAT} version {VERSION} in {folder}; got {manifest.get('format')!r} version "
+                f"{manifest.get('version')!r}; collect it anew"
             )
         return FeatureStore(folder, manifest)
 
@@ -88,7 +89,9 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         dead = int((self.count == 0).sum())
-        return f"FeatureStore({self.folder}: {len(self):,} latents of {self.manifest['dictionary']['site']} on {self.manifest['rows']:,} tokens, {dead:,} silent)"
+        site = self.manifest["dictionary"]["site"]
+        rows = self.manifest["rows"]
+        return f"FeatureStore({self.folder}: {len(self):,} latents of {site} on {rows:,} tokens, {dead:,} silent)"
 
     @property
     def count(self) -> Int[Tensor, "latent"]:
@@ -114,7 +117,7 @@ class FeatureStore:
     def __getitem__(self, latent: int) -> Feature:
         self._check(latent)
         arrays = self._arrays
-        scalar = {name: arrays[name][latent].item() for name in COLUMNS if name != "std_value"}
+        scalar: dict[str, Any] = {name: arrays[name][latent].item() for name in COLUMNS if name != "std_value"}
         return Feature(
             latent=latent,
             label=self.label(latent),

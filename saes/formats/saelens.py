@@ -34,8 +34,8 @@ ARCHITECTURES = {
 
 def save(dictionary: Dictionary, folder: Path) -> None:
     """Write both files, the weights first, so that a folder with `cfg.json` is whole."""
-    config, tensors = dictionary.config, dict(dictionary.named_parameters())
-    tensors["W_enc"] = tensors["W_enc"].T
+    config = dictionary.config
+    tensors: dict[str, Tensor] = {**dict(dictionary.named_parameters()), "W_enc": dictionary.W_enc.T}
     write_tensors(folder / "sae_weights.safetensors", tensors)
     write_json(folder / "cfg.json", _cfg(dictionary, config))
 
@@ -109,10 +109,12 @@ def load(folder: Path) -> Dictionary:
 def _checked(metadata: dict[str, Any]) -> dict[str, Any]:
     """Our metadata, after reading what the rest of the package takes from it; malformed entries raise here."""
     KeepRule.from_dict(metadata.get("keep", {}))
-    if "model" in metadata:
-        str(metadata["model"]["name"] + metadata["model"]["fingerprint"])
+    strings = [metadata["model"]["name"], metadata["model"]["fingerprint"]] if "model" in metadata else []
     if "shards" in metadata:
-        (metadata["shards"] + "", float(metadata["held_out"]))
+        strings.append(metadata["shards"])
+        float(metadata["held_out"])
+    if not all(isinstance(value, str) for value in strings):
+        raise TypeError(f"names and fingerprints must be strings, got {strings}")
     return metadata
 
 
