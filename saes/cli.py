@@ -45,16 +45,20 @@ def run_command(call: Callable[[], Result], as_json: bool) -> int:
         print(json.dumps(result, ensure_ascii=False, default=str))
     else:
         for name, value in result.items():
-            print(f"{name:<20} {_show(value)}")
+            print(f"   {name:<22} {shown(value)}")
     return 0
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A number, list or mapping as a person reads it; a list of strings takes a line each."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list):
-        return " ".join(_show(item) for item in value)
-    return ", ".join(f"{key} {_show(item)}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {shown(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        lines = any(isinstance(item, str) for item in value)
+        return ("\n" + " " * 26 if lines else " ").join(shown(item) for item in value)
+    return str(value)
 
 
 def sae_train(

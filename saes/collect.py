@@ -156,7 +156,7 @@ def _entropy(keys: Int[Tensor, "latent example"], real: Tensor) -> Float[Tensor,
     same = (keys[:, :, None] == keys[:, None, :]) & real[:, None, :]
     share = same.sum(2) / real.sum(1, keepdim=True).clamp_min(1)
     terms = torch.where(real, share.clamp_min(1e-9).log2(), 0.0)
-    return (-terms.sum(1) / real.sum(1).clamp_min(1)).clamp_min(0.0)
+    return 0.0 - terms.sum(1) / real.sum(1).clamp_min(1)  # not -x, which would make a zero negative
 
 
 def vocabulary(model: TransformerBridge) -> list[str]:

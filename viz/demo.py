@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..saes.cli import shown
 from ..saes.io import read_json, write_json
 
 MODEL = "smollm2-135m"
@@ -69,18 +70,6 @@ class Story:
 def say(line: str) -> None:
     """A line for the reader; progress and stories go to standard error, so that --json stays alone on standard output."""
     print(line, file=sys.stderr, flush=True)
-
-
-def shown(value: Any) -> str:
-    """A number, list or mapping as a person reads it."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {shown(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        parts = [shown(item) for item in value]
-        return ("\n" + " " * 26).join(parts) if any(isinstance(item, str) for item in value) else " ".join(parts)
-    return str(value)
 
 
 def run_demo(out: Path, tokens: int, seed: int, device: str | None) -> dict[str, Any]:
