@@ -37,6 +37,10 @@ class Scaling(NamedTuple):
     mean_out: Float[Tensor, "d_out"]
     scale_out: float
 
+    def to(self, device: torch.device) -> Scaling:
+        """The same on another device."""
+        return self._replace(mean_in=self.mean_in.to(device), mean_out=self.mean_out.to(device))
+
 
 class Dictionary(nn.Module):
     """A trained dictionary; `.config` is its shape, `.metadata` where it comes from (model, shards, exclusion rule).

@@ -9,6 +9,7 @@ back to the checkpoint's step.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,8 @@ class Run:
         assert self._bar is not None
         self._bar.close()
         if state.step < self.config.steps:
-            tqdm.write(f"train: the data ended after {state.step:,} of {self.config.steps:,} steps")
+            short = f"train: the data ended after {state.step:,} of {self.config.steps:,} steps"
+            tqdm.write(short, file=sys.stderr)
         if self.folder is not None:
             dictionary.save(self.folder)
             (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)

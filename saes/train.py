@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..kernels import decode, encode_topk
 from .config import TrainConfig
-from .dictionary import Dictionary, fold
+from .dictionary import Dictionary, Scaling, fold
 from .errors import UserError
 from .losses import auxk, fraction_unexplained
 from .rows import Pair, Rows, open_rows
@@ -61,18 +61,22 @@ def train(
     rows = open_rows(config, data)
     state = TrainState(config, rows, device)
     run.restore(state, rows)
-    scaling = rows.scaling
-    mean_in, mean_out = scaling.mean_in.to(device), scaling.mean_out.to(device)
+    scaling = rows.scaling.to(device)
     for pair in rows.batches(state.step):
-        x = (pair.x.to(device) - mean_in) / scaling.scale_in
-        y = x if config.dictionary.is_transcoder is False else (pair.y.to(device) - mean_out) / scaling.scale_out
-        run.log(state, train_step(state, Pair(x, y)))
+        run.log(state, train_step(state, scaled(pair, scaling, config.dictionary.is_transcoder)))
         run.checkpoint(state, rows)
         if state.step >= config.steps:
             break
-    dictionary = Dictionary(rows.config, fold(state.weights, _on(scaling, device), rows.config), rows.metadata)
+    dictionary = Dictionary(rows.config, fold(state.weights, scaling, rows.config), rows.metadata)
     run.finish(state, dictionary)
     return dictionary
+
+
+def scaled(pair: Pair, scaling: Scaling, is_transcoder: bool) -> Pair:
+    """The pair on the scaling's device, centred and scaled; an SAE's two sides are one tensor."""
+    device = scaling.mean_in.device
+    x = (pair.x.to(device) - scaling.mean_in) / scaling.scale_in
+    return Pair(x, (pair.y.to(device) - scaling.mean_out) / scaling.scale_out if is_transcoder else x)
 
 
 def train_step(state: TrainState, pair: Pair) -> dict[str, float]:
@@ -95,7 +99,7 @@ def train_step(state: TrainState, pair: Pair) -> dict[str, float]:
             f"expected a finite loss; got {loss.item()} at step {state.step}; lower --lr or check the activations"
         )
     loss.backward()
-    state.update(len(x))
+    state.update()
     state.count_firing(indices[values > 0], len(x))
     return {
         "loss": loss.item(),
@@ -115,7 +119,7 @@ class TrainState:
         self.silent_tokens = torch.zeros(config.dictionary.latents, dtype=torch.int64, device=device)
         self.k_aux = max(config.dictionary.k, self.weights["W_dec"].shape[1] // 2)
 
-    def update(self, tokens: int) -> None:
+    def update(self) -> None:
         """Apply the gradients, then bring the decoder rows back to unit length."""
         W_dec = self.weights["W_dec"]
         with torch.no_grad():
@@ -161,7 +165,3 @@ def initial_weights(config: TrainConfig, rows: Rows, device: torch.device) -> di
     if config.dictionary.skip:
         tensors["W_skip"] = torch.zeros(d_out, d_in)
     return {name: tensor.to(device).requires_grad_() for name, tensor in tensors.items()}
-
-
-def _on(scaling: Any, device: torch.device) -> Any:
-    return scaling._replace(mean_in=scaling.mean_in.to(device), mean_out=scaling.mean_out.to(device))

@@ -1,0 +1,62 @@
+# %% [markdown]
+# # Why did it say Paris?
+#
+# A 135M language model completes "The capital of France is" with " Paris". This notebook traces which of its neurons made
+# it do so, checks that the account adds up, and then does the experiment: it removes them from the model.
+#
+# A script with cells: open it in Jupyter (jupytext) or VS Code, or run it as it is, in less than a minute on a CPU.
+
+# %%
+import torch
+from unweave.circuits import ablate, trace, validate
+from unweave.saes import load_model, to_tokens
+from unweave.viz import circuit_figure, show
+
+model = load_model("smollm2-135m")
+prompt = "The capital of France is"
+tokens = to_tokens(model, prompt)
+with torch.no_grad():
+    probabilities = model(tokens[None])[0, -1].softmax(-1)
+for p, token in zip(*(part.tolist() for part in probabilities.topk(5)), strict=True):
+    print(f"{p:.3f} {model.tokenizer.decode([token])!r}")
+
+# %% [markdown]
+# ## The graph
+#
+# Every MLP output is a sum of neuron activations times rows of `W_out`, so each logit is a sum of contributions: of neurons,
+# of the tokens' embeddings, of biases, and of all the neurons that were not selected. `residual` says how well the sums close.
+
+# %%
+graph = trace(model, prompt, targets=[" Paris"], max_features=128)
+print(graph)
+print(graph.table(10))
+scores = graph.scores()
+print(f"residual {graph.residual:.1e}; replacement {scores.replacement:.2f}, completeness {scores.completeness:.2f}")
+print(*graph.paths(5), sep="\n")
+figure = circuit_figure(graph)  # a plotly Figure; in a notebook, the last line of a cell shows it
+
+# %% [markdown]
+# Neuron graphs are diffuse: most of the influence runs through neurons that were not selected (`rest`). Transcoders, trained with
+# `sae-train`, make sparser ones: `trace(model, prompt, [transcoder, …])`.
+#
+# ## The experiment
+#
+# Set the 20 neurons that matter most to zero, in the real model, where everything else is free to respond.
+
+# %%
+features = sorted((node for node in graph.nodes if node.is_feature), key=lambda node: -node.attribution)[:20]
+before = probabilities
+after = ablate(model, prompt, features)[-1].softmax(-1)
+paris = to_tokens(model, " Paris")[-1]
+print(
+    f"P(' Paris') {before[paris]:.3f} → {after[paris]:.3f}; now says {model.tokenizer.decode([int(after.argmax())])!r}"
+)
+
+# %% [markdown]
+# Would any 20 neurons do? `validate` removes others of the same layers, positions and sizes, and compares prediction with measurement.
+
+# %%
+print(validate(graph, model, edges=16))
+
+# %%
+show(graph, to="paris.html")  # one page without a network; show(graph) opens the browser
