@@ -9,7 +9,8 @@
 
 Decoder rows keep unit length, and the part of their gradient along themselves is removed before the step, so Adam's moments
 do not fill with what the renormalisation undoes (Gao et al. 2024, appendix A.3). For an SAE the subtraction of b_dec is
-folded into the bias, `b_enc - W_enc b_dec`: the input then needs no gradient, which saves a whole matmul.
+folded into the bias, `b_enc - W_enc b_dec`: the input then needs no gradient, which saves a whole matmul. Biases learn at
+three times the rate: a step moves each of the d entries of an encoder row, but a bias only once (docs/log.md has the numbers).
 An SAE starts with W_enc = W_dec (random unit rows) and so does a transcoder's pair of sides, each with rows of its own.
 
 Files of a run: `config.json`, `metrics.jsonl`, `checkpoint.safetensors` (until the run ends), then the dictionary itself.
@@ -35,6 +36,8 @@ from .losses import auxk, fraction_unexplained
 from .rows import Pair, Rows, open_rows
 from .run import Run
 from .shards import Shards
+
+BIAS_RATE = 3.0  # times the learning rate of the matrices
 
 
 def train(
@@ -115,7 +118,10 @@ class TrainState:
     def __init__(self, config: TrainConfig, rows: Rows, device: torch.device):
         self.config, self.step = config, 0
         self.weights = initial_weights(config, rows, device)
-        self.optimizer = torch.optim.Adam(self.weights.values(), lr=config.peak_lr, eps=1e-8, fused=True)
+        groups = [
+            {"params": [tensor], "faster": BIAS_RATE if tensor.ndim == 1 else 1} for tensor in self.weights.values()
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=config.peak_lr, eps=1e-8, fused=True)
         self.silent_tokens = torch.zeros(config.dictionary.latents, dtype=torch.int64, device=device)
         self.k_aux = max(config.dictionary.k, self.weights["W_dec"].shape[1] // 2)
 
@@ -126,7 +132,7 @@ class TrainState:
             assert W_dec.grad is not None
             W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.peak_lr * lr_factor(self.step, self.config)
+                group["lr"] = self.config.peak_lr * lr_factor(self.step, self.config) * group["faster"]
             torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()

@@ -249,9 +249,13 @@ def test_interesting_latents_meet_the_stated_statistic(made):
     arrays["example_rows"] = arrays["example_rows"].clone().clamp_min(0)
     arrays["example_rows"][0, -1] = -1
     store._arrays = arrays
-    store.columns = {**store.columns, "context_entropy": torch.full((40,), 3.5), "token_entropy": torch.arange(40.0)}
+    bits = torch.arange(40.0)
+    bits[2:10] = torch.tensor([5.0, 2.0, 0.2, 2.5, 0.1, 9.0, 9.0, 9.0])
+    arrays["density"][5] = 5e-3
+    store.columns = {**store.columns, "context_entropy": torch.full((40,), 3.5), "token_entropy": bits}
     store.columns["context_entropy"][1] = 1.0
-    assert store.interesting(4) == [2, 3, 9, 8]
+    assert store.interesting(4) == [4, 6, 3, 5], "one token first, then families, densities nearest 1e-3 first"
+    assert store.interesting(6)[4:] == [2, 7], "the rest follows where these are too few"
     assert sorted(store.interesting(100)) == list(range(2, 10))
     assert store.interesting(0) == []
 

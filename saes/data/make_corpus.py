@@ -26,7 +26,7 @@ SHARES = {"prose": 0.5, "language": 0.2, "code": 0.3}
 SPEECHES = 0.6  # of the prose; the rest is the novel
 SEED = 0
 SOTU_FROM = 1900
-LANGUAGES = ("eng fra deu_1996 spa ita por_PT nld pol fin tur swe ind ces hun cat swh").split()
+LANGUAGES = ("eng fra deu_1996 spa ita por_PT nld pol fin tur swe ind ces hun cat swh dan nob hrv slv est eus").split()
 MODULES = (
     "abc bisect calendar cmd code codeop colorsys contextlib copy csv fileinput fnmatch functools getopt gettext glob"
     " graphlib hashlib heapq hmac linecache mimetypes netrc numbers operator posixpath pprint queue random reprlib"
