@@ -39,7 +39,10 @@ def run_command(call: Callable[[], Result], as_json: bool) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was written stays, go on with --resume", file=sys.stderr)
+        print(
+            "interrupted; what was written stays: give the same command again, with --resume if it has that flag",
+            file=sys.stderr,
+        )
         return 130
     if as_json:
         print(json.dumps(result, ensure_ascii=False, default=str))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -137,7 +138,8 @@ def serve(things: Things | Sequence[Any], port: int = 0, open: bool = True, *, b
     listener = _listen(port)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
     server = uvicorn.Server(uvicorn.Config(application(opened, token), log_level="warning", access_log=False))
-    print(f"Unweave is open at {address}" + (" (Ctrl-C ends it)" if block else ""), flush=True)
+    note = " (Ctrl-C ends it)" if block else ""
+    print(f"Unweave is open at {address}{note}", file=sys.stderr, flush=True)
     if open:
         webbrowser.open(address)
     if block:
