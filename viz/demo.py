@@ -94,9 +94,8 @@ def run_demo(out: Path, tokens: int, seed: int, device: str | None) -> dict[str,
     trained = {name: saes.Dictionary.load(out / "dictionaries" / name) for name in settings}
     for name, dictionary in trained.items():
         work = partial(evaluate_one, dictionary, shards, model)
-        story.stage(
-            f"evaluate {name}", f"4. Evaluate {name} on held-out documents", work, dictionary.folder / "metrics.json"
-        )
+        kept_in = out / "dictionaries" / name / "metrics.json"
+        story.stage(f"evaluate {name}", f"4. Evaluate {name} on held-out documents", work, kept_in)
     for name, dictionary in trained.items():
         folder = out / "features" / name
         work = partial(collect_one, dictionary, shards, folder, model)
