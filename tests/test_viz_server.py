@@ -90,7 +90,7 @@ def test_nothing_can_be_written(client, method):
 
 def test_serve_prints_an_address_that_answers(things, capsys):
     address = serve(things, open=False, block=False)
-    assert address in capsys.readouterr().out
+    assert address in capsys.readouterr().err
     assert address.startswith("http://127.0.0.1:")
     with urllib.request.urlopen(address + "api/index", timeout=10) as reply:
         assert json.load(reply)["title"] == "Unweave demo"
