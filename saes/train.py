@@ -28,16 +28,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..kernels import decode, encode_topk
 from .config import TrainConfig
+from .device import on_device, stepper
 from .dictionary import Dictionary, Scaling, fold
 from .errors import UserError
-from .losses import auxk, fraction_unexplained
 from .rows import Pair, Rows, open_rows
 from .run import Run
 from .shards import Shards
-
-BIAS_RATE = 3.0  # times the learning rate of the matrices
+from .step import TrainState
 
 
 def train(
@@ -61,12 +59,24 @@ def train(
     run = Run(config, Path(out) if out else None, resume, progress)
     if run.finished:
         return Dictionary.load(run.folder, device=device)  # type: ignore[arg-type]  # a finished run has a folder
+    try:
+        return _train(run, config, data, device)
+    except torch.OutOfMemoryError as error:
+        shape = config.dictionary
+        raise UserError(
+            f"expected {device} to hold {shape.latents:,} latents with Adam's moments and a batch of {config.batch:,} tokens; "
+            f"it ran out of memory ({str(error).splitlines()[0]}); lower --batch, or --latents"
+        ) from error
+
+
+def _train(run: Run, config: TrainConfig, data: Shards | Iterable[Any], device: torch.device) -> Dictionary:
     rows = open_rows(config, data)
-    state = TrainState(config, rows, device)
+    state = TrainState(config, initial_weights(config, rows, device))
     run.restore(state, rows)
     scaling = rows.scaling.to(device)
-    for pair in rows.batches(state.step):
-        run.log(state, train_step(state, scaled(pair, scaling, config.dictionary.is_transcoder)))
+    step = stepper(state)
+    for pair in on_device(rows.batches(state.step), device):
+        run.log(state, step(scaled(pair, scaling, config.dictionary.is_transcoder)))
         run.checkpoint(state, rows)
         if state.step >= config.steps:
             break
@@ -76,80 +86,9 @@ def train(
 
 
 def scaled(pair: Pair, scaling: Scaling, is_transcoder: bool) -> Pair:
-    """The pair on the scaling's device, centred and scaled; an SAE's two sides are one tensor."""
-    device = scaling.mean_in.device
-    x = (pair.x.to(device) - scaling.mean_in) / scaling.scale_in
-    return Pair(x, (pair.y.to(device) - scaling.mean_out) / scaling.scale_out if is_transcoder else x)
-
-
-def train_step(state: TrainState, pair: Pair) -> dict[str, float]:
-    """One optimiser step; returns the numbers of this batch. UserError if the loss is not finite."""
-    config, w = state.config, state.weights
-    x, y = pair
-    is_sae = not config.dictionary.is_transcoder
-    b_enc = w["b_enc"] - w["W_enc"] @ w["b_dec"] if is_sae else w["b_enc"]
-    values, indices = encode_topk(x, w["W_enc"], b_enc, config.dictionary.k)
-    y_hat = decode(values, indices, w["W_dec"]) + w["b_dec"]
-    if "W_skip" in w:
-        y_hat = y_hat + x @ w["W_skip"].T
-    fvu = fraction_unexplained(y, y_hat)
-    is_dead = state.silent_tokens > config.dead_tokens
-    loss = fvu
-    if config.auxk and is_dead.any():
-        loss = loss + config.auxk * auxk(x, y - y_hat, is_dead, w["W_enc"], b_enc, w["W_dec"], state.k_aux)
-    if not torch.isfinite(loss):
-        raise UserError(
-            f"expected a finite loss; got {loss.item()} at step {state.step}; lower --lr or check the activations"
-        )
-    loss.backward()
-    state.update()
-    state.count_firing(indices[values > 0], len(x))
-    return {
-        "loss": loss.item(),
-        "fvu": fvu.item(),
-        "l0": (values > 0).sum().item() / len(x),
-        "dead_share": is_dead.float().mean().item(),
-    }
-
-
-class TrainState:
-    """What changes during training: weights, Adam's moments, the silence of each latent, the step."""
-
-    def __init__(self, config: TrainConfig, rows: Rows, device: torch.device):
-        self.config, self.step = config, 0
-        self.weights = initial_weights(config, rows, device)
-        groups = [
-            {"params": [tensor], "faster": BIAS_RATE if tensor.ndim == 1 else 1} for tensor in self.weights.values()
-        ]
-        self.optimizer = torch.optim.Adam(groups, lr=config.peak_lr, eps=1e-8, fused=True)
-        self.silent_tokens = torch.zeros(config.dictionary.latents, dtype=torch.int64, device=device)
-        self.k_aux = max(config.dictionary.k, self.weights["W_dec"].shape[1] // 2)
-
-    def update(self) -> None:
-        """Apply the gradients, then bring the decoder rows back to unit length."""
-        W_dec = self.weights["W_dec"]
-        with torch.no_grad():
-            assert W_dec.grad is not None
-            W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.peak_lr * lr_factor(self.step, self.config) * group["faster"]
-            torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            W_dec /= W_dec.norm(dim=1, keepdim=True)
-        self.step += 1
-
-    def count_firing(self, fired: Tensor, tokens: int) -> None:
-        """Latents in `fired` were heard from; the others have been silent for `tokens` more."""
-        self.silent_tokens += tokens
-        self.silent_tokens[fired] = 0
-
-
-def lr_factor(step: int, config: TrainConfig) -> float:
-    """Learning rate of this step as a share of the peak: linear warm-up, plateau, linear decay to zero."""
-    warm, fall = config.warmup * config.steps, config.decay * config.steps
-    rise = (step + 1) / warm if step + 1 < warm else 1.0
-    return min(rise, (config.steps - step) / fall if config.steps - step < fall else 1.0)
+    """The pair centred and scaled; an SAE's two sides are one tensor."""
+    x = (pair.x - scaling.mean_in) / scaling.scale_in
+    return Pair(x, (pair.y - scaling.mean_out) / scaling.scale_out if is_transcoder else x)
 
 
 def initial_weights(config: TrainConfig, rows: Rows, device: torch.device) -> dict[str, Float[Tensor, "..."]]:
@@ -170,4 +109,4 @@ def initial_weights(config: TrainConfig, rows: Rows, device: torch.device) -> di
     }
     if config.dictionary.skip:
         tensors["W_skip"] = torch.zeros(d_out, d_in)
-    return {name: tensor.to(device).requires_grad_() for name, tensor in tensors.items()}
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -13,6 +13,10 @@ import importlib.util
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Read when a Triton kernel is defined: without a GPU its program is interpreted on the CPU.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

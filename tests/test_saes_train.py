@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from unweave.saes import Batch, Dictionary, TrainConfig, UserError, train
 from unweave.saes.rows import ShardRows, StreamRows, fit_scaling, held_out_rows
 from unweave.saes.run import Run
-from unweave.saes.train import lr_factor
+from unweave.saes.step import lr_factor
 
 ROWS = 500
 

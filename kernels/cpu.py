@@ -1,0 +1,167 @@
+"""Encoders on the CPU: blocks of pre-activations that stay in the cache, and selection that reads them once.
+
+The encoder's matmul is done in blocks of 480 tokens by 16,384 latents (30 MiB: from 32 MiB on malloc returns the pages
+after each block, and touching them anew costs a fifth of the matmul), and each block's top k is taken before the next
+overwrites it (select.py); the survivors of several blocks of latents are merged. Where the CPU multiplies bfloat16 much faster,
+latents are pre-selected by an upper bound instead, and tokens for which that cannot be proven are done here (preselect.py).
+
+Batch top k keeps 4 k candidates of each token; the batch's threshold among them is a lower bound, and tokens whose last
+candidate reaches it are redone whole. A token's pre-activations may differ in their last bits between the two, so the bound
+is lowered by what the order of a float32 sum can change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import preselect
+from .cpu_linear import contract, decode, sae_gradient, weight_gradient
+from .cpu_segment import segment
+from .reference import at_least_float32
+from .select import top
+from .workspace import borrow
+
+__all__ = [
+    "contract",
+    "decode",
+    "encode_batch_topk",
+    "encode_threshold",
+    "encode_topk",
+    "sae_gradient",
+    "segment",
+    "topk",
+    "weight_gradient",
+]
+
+TOKENS, LATENTS, SLICE = 1024, 16_384, 4096  # of a block (64 MiB), and the latents of one matmul
+
+
+def topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, sorted, ties to the lowest index."""
+    return top(pre.contiguous(), k)
+
+
+def encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`[s token k]`: the top k of every block of latents, merged."""
+    x, W_enc, b_enc = at_least_float32(x), at_least_float32(W_enc), at_least_float32(b_enc)
+    values, indices = zip(*(_topk_of(x, W, b, k) for W, b in zip(W_enc, b_enc, strict=True)), strict=True)
+    return torch.stack(values), torch.stack(indices)
+
+
+def _topk_of(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    if not preselect.pays(x, W, k):
+        return _dense_topk(x, W, b, k)
+    values, indices, is_proven = preselect.select_topk(x, W, b, k)
+    rest = (~is_proven).nonzero().squeeze(1)
+    if len(rest):
+        values[rest], indices[rest] = _dense_topk(x[rest], W, b, k)
+    return values, indices
+
+
+def _dense_topk(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    values, indices = x.new_empty(len(x), k, dtype=W.dtype), torch.empty(len(x), k, dtype=torch.int64)
+    for start, part in enumerate_blocks(x):
+        found = [(first, top(pre, min(k, pre.shape[1]))) for first, pre in _preactivations(part, W, b)]
+        best = found[0][1]
+        if len(found) > 1:
+            candidates = torch.cat([index + first for first, (_, index) in found], dim=1)
+            # Equal values stand in the order of their latents, so the tie rule by position is that by latent.
+            merged, place = top(torch.cat([value for _, (value, _) in found], dim=1), k)
+            best = merged, candidates.gather(1, place)
+        values[start : start + len(part)], indices[start : start + len(part)] = best
+    return values, indices
+
+
+def encode_threshold(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, threshold: Tensor, capacity: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`[s token capacity]`: what is above the latent's threshold."""
+    x, W_enc, b_enc = at_least_float32(x), at_least_float32(W_enc), at_least_float32(b_enc)
+    lists = []
+    for s, (W, b) in enumerate(zip(W_enc, b_enc, strict=True)):
+        for start, part in enumerate_blocks(x):
+            for first, pre in _preactivations(part, W, b):
+                token, latent = (~(pre <= threshold[s, first : first + pre.shape[1]])).nonzero(as_tuple=True)
+                lists.append((s * len(x) + start + token, first + latent, pre[token, latent]))
+    return _padded(*_joined(lists, x.new_empty(0, dtype=W_enc.dtype)), (len(W_enc), len(x)), capacity)
+
+
+def encode_batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`[s token capacity]`: the token * k largest of the batch."""
+    x, W_enc, b_enc = at_least_float32(x), at_least_float32(W_enc), at_least_float32(b_enc)
+    lists = []
+    for s in range(len(W_enc)):
+        token, latent, value = _batch_candidates(x, W_enc[s], b_enc[s], k)
+        kept = torch.sort(value, descending=True, stable=True).indices[: len(x) * k].sort().values
+        lists.append((s * len(x) + token[kept], latent[kept], value[kept]))
+    return _padded(*_joined(lists, x.new_empty(0, dtype=W_enc.dtype)), (len(W_enc), len(x)), capacity)
+
+
+def _batch_candidates(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries among which the batch's token * k largest are, by token, then latent."""
+    width = min(4 * k, len(W))
+    values, indices = (part[0] for part in encode_topk(x, W[None], b[None], width))
+    bound = values.flatten().topk(len(x) * k).values[-1] - _sum_error(x, W) if len(x) else values.new_zeros(())
+    # NaN is above every bound; a token whose last candidate reaches the bound may have more such entries.
+    keep = ~(values < bound)
+    more = (keep[:, -1] & (width < len(W))).nonzero().squeeze(1)
+    keep[more] = False
+    token, slot = keep.nonzero(as_tuple=True)
+    lists = [(token, indices[token, slot], values[token, slot])]
+    for start, part in enumerate_blocks(x[more]):
+        for first, pre in _preactivations(part, W, b):
+            row, latent = (~(pre < bound)).nonzero(as_tuple=True)
+            lists.append((more[start + row], first + latent, pre[row, latent]))
+    token, latent, value = _joined(lists, values.new_empty(0))
+    order = (token * len(W) + latent).argsort()
+    return token[order], latent[order], value[order]
+
+
+def _sum_error(x: Tensor, W: Tensor) -> Tensor:
+    """How far two float32 sums for one pre-activation can be apart; 0 where that is not finite."""
+    norm = torch.linalg.vector_norm
+    error = norm(x, dim=1).max() * norm(W, dim=1).max() * (x.shape[1] + 8) * 2 * torch.finfo(W.dtype).eps
+    return torch.nan_to_num(error, nan=0.0, posinf=0.0)
+
+
+def enumerate_blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of tokens with the number of their first."""
+    for start in range(0, len(x), TOKENS):
+        yield start, x[start : start + TOKENS]
+
+
+def _preactivations(x: Tensor, W: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """`x @ W.T + b` in blocks of latents, with the number of the first; each overwrites the one before."""
+    for first in range(0, len(W), LATENTS):
+        block, bias = W[first : first + LATENTS], b[first : first + LATENTS]
+        pre = borrow(len(x), len(block), dtype=x.dtype)
+        for start in range(0, len(block), SLICE):
+            part = slice(start, start + SLICE)
+            torch.mm(x, block[part].T, out=pre[:, part])
+        yield first, pre.add_(bias)
+
+
+def _joined(lists: list[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if not lists:
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), like
+    token, latent, value = zip(*lists, strict=True)
+    return torch.cat(token), torch.cat(latent), torch.cat(value)
+
+
+def _padded(
+    token: Tensor, latent: Tensor, value: Tensor, shape: tuple[int, int], capacity: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A list of (token, latent, value), latents ascending within a token, as padded codes."""
+    order = torch.argsort(token, stable=True)
+    token, latent, value = token[order], latent[order], value[order]
+    count = torch.bincount(token, minlength=shape[0] * shape[1])
+    slots = max(1, int(count.max()) if capacity < 0 and count.numel() else capacity)
+    slot = torch.arange(len(token)) - (count.cumsum(0) - count)[token]
+    fits = slot < slots
+    values, indices = value.new_zeros(len(count), slots), torch.zeros(len(count), slots, dtype=torch.int64)
+    values[token[fits], slot[fits]], indices[token[fits], slot[fits]] = value[fits], latent[fits]
+    values[count > slots] = torch.nan
+    return values.view(*shape, slots), indices.view(*shape, slots), count.view(shape).int()

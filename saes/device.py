@@ -1,0 +1,75 @@
+"""What a CUDA device adds to training: batches that travel while the last step runs, and the step as one graph.
+
+Both leave the arithmetic alone: on other devices `stepper` gives `train_step` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .rows import Pair
+from .step import TrainState, set_rate, train_step, update
+
+WARM_UP = 3  # steps before the capture, in which kernels are compiled and workspaces made
+
+
+def on_device(pairs: Iterable[Pair], device: torch.device) -> Iterator[Pair]:
+    """The pairs on `device`; to CUDA from pinned memory on a stream of their own, so that the copy overlaps the last step."""
+    if device.type != "cuda":
+        yield from (Pair(pair.x.to(device), pair.y.to(device)) for pair in pairs)
+        return
+    stream = torch.cuda.Stream(device)
+    for pair in pairs:
+        with torch.cuda.stream(stream):
+            x = pair.x.pin_memory().to(device, non_blocking=True)
+            y = x if pair.y is pair.x else pair.y.pin_memory().to(device, non_blocking=True)
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(stream)
+        for tensor in (x, y):
+            tensor.record_stream(current)
+        yield Pair(x, y)
+
+
+def stepper(state: TrainState) -> Callable[[Pair], Float[Tensor, "metric"]]:
+    """`train_step` bound to the state; on CUDA captured as a graph and replayed."""
+    return GraphedStep(state) if state.lr.device.type == "cuda" else partial(train_step, state)
+
+
+class GraphedStep:
+    """A training step that is launched once, as a graph, instead of kernel by kernel.
+
+    The first few steps, and batches of another size than the captured one (the last of a stream), run as they are.
+    """
+
+    def __init__(self, state: TrainState):
+        self.state, self.graph = state, None
+        self.steps = 0
+
+    def __call__(self, pair: Pair) -> Float[Tensor, "metric"]:
+        """One step; the numbers named in METRICS, on the device."""
+        self.steps += 1
+        if self.steps <= WARM_UP or len(pair.x) != self.state.config.batch:
+            return train_step(self.state, pair)
+        if self.graph is None:
+            self._capture(pair)
+        assert self.graph is not None
+        self.pair.x.copy_(pair.x)
+        if self.pair.y is not self.pair.x:
+            self.pair.y.copy_(pair.y)
+        set_rate(self.state)
+        self.graph.replay()
+        self.state.step += 1
+        return self.metrics.clone()
+
+    def _capture(self, pair: Pair) -> None:
+        """Record the step on buffers that every later batch is copied into; nothing is computed yet."""
+        x = pair.x.clone()
+        self.pair = Pair(x, x if pair.y is pair.x else pair.y.clone())
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.metrics = update(self.state, self.pair)

@@ -1,0 +1,207 @@
+"""One step of training a TopK dictionary: forward, gradient and update, by hand and sparse.
+
+With x, y centred and scaled, x' = x - b_dec for an SAE and x for a transcoder:
+
+    v, i   = top k of W_enc x' + b_enc, ReLU'd                              [token k]
+    e      = y - (sum_j v_j W_dec[i_j] + b_dec (+ W_skip x))                [token d_out]
+    loss   = |e|^2 / |y - mean y|^2  +  auxk (|e - e_aux|^2 / |e|^2)        losses.py; e_aux decodes the top dead latents
+
+    g      = d loss / d y_hat = -2 e / |y - mean y|^2      dv_j = <g, W_dec[i_j]> where v_j > 0      (the same for aux)
+    W_dec  gets sum over slots v g,  W_enc  sum over slots dv x',  b_enc  sum over slots dv        latent by latent
+    b_dec  gets sum over tokens g, less W_enc^T d b_enc for an SAE       W_skip  gets g^T x
+
+which is what autograd gives for losses.py (a test compares them), without a [token latent] matrix or a [latent d] gradient:
+latents go by in blocks, and a block's gradient is summed, used by Adam and forgotten while it is in the cache. Decoder rows
+keep unit length, and the part of their gradient along themselves is removed first, so Adam's moments do not fill with what
+the renormalisation undoes (Gao et al. 2024, appendix A.3).
+
+AuxK needs many latents a token (k_aux = d / 2), which would cost several times the rest of the step. Its loss is a mean
+over tokens, so it is estimated on every n-th token: as many as give it about the slots of the main loss.
+
+Nothing is read back from the device. If the loss is not finite, nothing is updated, and the flag in `Metrics` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..kernels import contract, decode, encode_topk, list_by_latent, sae_gradient, select_topk, which
+from .adam import Adam
+from .config import TrainConfig
+from .rows import Pair
+
+BLOCK = 1024  # latents whose gradient is held at a time, on the CPU
+BIAS_RATE = 3.0  # times the learning rate of the matrices
+
+
+class Slots(NamedTuple):
+    """Codes, the rows that they came from, and the cotangents of what they decode to; a value of 0 is an empty slot."""
+
+    values: Float[Tensor, "token k"]
+    indices: Int[Tensor, "token k"]
+    x: Float[Tensor, "token d_in"]
+    g: Float[Tensor, "token d_out"]
+
+
+METRICS = ("loss", "fvu", "l0", "dead_share", "is_skipped")
+
+
+class TrainState:
+    """What changes during training: weights, Adam's moments, the silence of each latent, the step."""
+
+    def __init__(self, config: TrainConfig, weights: dict[str, Tensor]):
+        self.config, self.weights, self.step = config, weights, 0
+        self.adam = Adam(weights)
+        W_dec = weights["W_dec"]
+        self.silent_tokens = torch.zeros(len(W_dec), dtype=torch.int64, device=W_dec.device)
+        self.lr = torch.zeros((), device=W_dec.device)
+        self.k_aux = min(max(config.dictionary.k, W_dec.shape[1] // 2), len(W_dec))
+
+
+def train_step(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
+    """One optimiser step on a centred and scaled batch; returns the numbers named in METRICS, on the device."""
+    set_rate(state)
+    metrics = update(state, pair)
+    state.step += 1
+    return metrics
+
+
+def set_rate(state: TrainState) -> None:
+    """Put this step's learning rate on the device."""
+    state.lr.fill_(state.config.peak_lr * lr_factor(state.step, state.config))
+
+
+@torch.no_grad()
+def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
+    """The step itself, at the rate `state.lr`: on a GPU the same work whatever the data, so that it can be captured."""
+    config, w = state.config, state.weights
+    is_sae = not config.dictionary.is_transcoder
+    x = pair.x - w["b_dec"] if is_sae else pair.x
+    values, indices = encode_topk(x, w["W_enc"], w["b_enc"], config.dictionary.k)
+    y_hat = decode(values, indices, w["W_dec"]) + w["b_dec"]
+    if "W_skip" in w:
+        y_hat += x @ w["W_skip"].T
+    error = pair.y - y_hat
+    variance = variation(pair.y)
+    loss = fvu = error.square().sum() / variance
+    main = Slots(values, indices, x, error * (-2 / variance))
+    slots = [main]
+
+    is_dead = state.silent_tokens > config.dead_tokens
+    if config.auxk and (aux := dead_slots(state, x, error, is_dead)) is not None:
+        loss = loss + aux[0]
+        slots.append(aux[1])
+
+    is_skipped = torch.isfinite(loss).logical_not().float()
+    state.adam.begin(is_skipped)
+    descend(state, slots, is_sae)
+    count_silence(state, main, is_skipped)
+    l0 = (values > 0).sum() / len(x)
+    return torch.stack([loss, fvu, l0, is_dead.float().mean(), is_skipped])
+
+
+def dead_slots(
+    state: TrainState,
+    x: Float[Tensor, "token d_in"],
+    error: Float[Tensor, "token d_out"],
+    is_dead: Bool[Tensor, "latent"],
+) -> tuple[Float[Tensor, ""], Slots] | None:
+    """AuxK's loss and slots, on every n-th token; None where the CPU sees that no latent is dead."""
+    w, k_aux = state.weights, state.k_aux
+    stride = max(1, round(k_aux / state.config.dictionary.k))
+    x, target = (torch.slice_copy(rows, 0, None, None, stride) for rows in (x, error))
+    if runs_in_blocks(x):
+        dead = is_dead.nonzero().squeeze(1)
+        if not len(dead):
+            return None
+        values, indices = select_topk(x, w["W_enc"][dead], w["b_enc"][dead], min(k_aux, len(dead)))
+        indices = dead[indices]
+    else:
+        values, indices = select_topk(x, w["W_enc"], torch.where(is_dead, w["b_enc"], -torch.inf), k_aux)
+        values = torch.where(values == -torch.inf, 0, values)
+    # Scaled down when fewer than k_aux are dead.
+    weight = state.config.auxk * (is_dead.sum().to(x.dtype) / k_aux).clamp_max(1)
+    scale = weight / target.square().sum().clamp_min(1e-12)
+    missed = target - decode(values, indices, w["W_dec"])
+    return missed.square().sum() * scale, Slots(values, indices, x, missed * (-2 * scale))
+
+
+def descend(state: TrainState, slots: list[Slots], is_sae: bool) -> None:
+    """Form the gradients and apply them."""
+    w, adam, lr = state.weights, state.adam, state.lr
+    d_b_enc, of_rows = gradients(slots, w["W_dec"])
+    d_b_dec = slots[0].g.sum(0) - (d_b_enc @ w["W_enc"] if is_sae else 0)
+    if "W_skip" in w:
+        adam.update("W_skip", w["W_skip"], slots[0].g.T @ slots[0].x, lr)
+    for rows, d_W_enc, d_W_dec in of_rows:
+        W_dec = w["W_dec"] if rows is None else w["W_dec"][rows]
+        d_W_dec.addcmul_((d_W_dec * W_dec).sum(1, keepdim=True), W_dec, value=-1)
+        adam.update("W_enc", w["W_enc"], d_W_enc, lr, rows)
+        adam.update("W_dec", w["W_dec"], d_W_dec, lr, rows)
+        W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True))
+    adam.update("b_enc", w["b_enc"], d_b_enc, lr * BIAS_RATE)
+    adam.update("b_dec", w["b_dec"], d_b_dec, lr * BIAS_RATE)
+
+
+Rows = tuple[slice | None, Float[Tensor, "range d_in"], Float[Tensor, "range d_out"]]
+
+
+def gradients(
+    slots: list[Slots], W_dec: Float[Tensor, "latent d_out"]
+) -> tuple[Float[Tensor, "latent"], Iterable[Rows]]:
+    """Gradient of b_enc, and of the rows of W_enc and W_dec: block by block on the CPU, else all of them (None) at once."""
+    if runs_in_blocks(W_dec):
+        return gradients_in_blocks(slots, W_dec)
+    parts = [sae_gradient(part.g, part.x, part.values, part.indices, W_dec)[1:] for part in slots]
+    d_W_dec, d_W_enc, d_b_enc = (sum(terms[1:], start=terms[0]) for terms in zip(*parts, strict=True))
+    return d_b_enc, [(None, d_W_enc, d_W_dec)]
+
+
+def gradients_in_blocks(
+    slots: list[Slots], W_dec: Float[Tensor, "latent d_out"]
+) -> tuple[Float[Tensor, "latent"], Iterator[Rows]]:
+    """The same, a block's gradient at a time, each made when it is asked for."""
+    latents = len(W_dec)
+    x, g = torch.cat([part.x for part in slots]), torch.cat([part.g for part in slots])
+    of_latent = torch.cat([part.indices.reshape(-1) for part in slots])
+    values = torch.cat([part.values.reshape(-1) for part in slots])
+    d_values = torch.cat([contract(part.g, part.indices, W_dec).reshape(-1) for part in slots]) * (values != 0)
+    width = torch.cat([torch.full((len(part.x),), part.indices.shape[1]) for part in slots])
+    lists = list_by_latent(of_latent, torch.arange(len(x)).repeat_interleave(width), latents)
+
+    def blocks() -> Iterator[Rows]:
+        for start in range(0, latents, BLOCK):
+            stop = min(start + BLOCK, latents)
+            yield slice(start, stop), lists.sum(d_values, x, start, stop), lists.sum(values, g, start, stop)
+
+    return values.new_zeros(latents).index_add_(0, of_latent, d_values), blocks()
+
+
+def runs_in_blocks(like: Tensor) -> bool:
+    """Whether these tensors take the CPU path, where shapes may depend on the data."""
+    return which("sae_gradient", device=like.device, dtype=like.dtype).path == "cpu"
+
+
+def count_silence(state: TrainState, main: Slots, is_skipped: Float[Tensor, ""]) -> None:
+    """Latents that fired were heard from; the others have been silent for a batch more."""
+    silent = state.silent_tokens
+    fired = torch.zeros_like(silent).scatter_add_(0, main.indices.reshape(-1), (main.values > 0).long().reshape(-1)) > 0
+    heard = torch.where(fired, 0, silent + len(main.x))
+    torch.where(is_skipped > 0, silent, heard, out=silent)
+
+
+def variation(y: Float[Tensor, "token d_out"]) -> Float[Tensor, ""]:
+    """Sum of squares about the batch's mean."""
+    return (y - y.mean(0)).square().sum().clamp_min(1e-12)
+
+
+def lr_factor(step: int, config: TrainConfig) -> float:
+    """Learning rate of this step as a share of the peak: linear warm-up, plateau, linear decay to zero."""
+    warm, fall = config.warmup * config.steps, config.decay * config.steps
+    rise = (step + 1) / warm if step + 1 < warm else 1.0
+    return min(rise, (config.steps - step) / fall if config.steps - step < fall else 1.0)
