@@ -1,9 +1,9 @@
 """Encoders on the CPU: blocks of pre-activations that stay in the cache, and selection that reads them once.
 
-The encoder's matmul is done in blocks of 480 tokens by 16,384 latents (30 MiB: from 32 MiB on malloc returns the pages
-after each block, and touching them anew costs a fifth of the matmul), and each block's top k is taken before the next
-overwrites it (select.py); the survivors of several blocks of latents are merged. Where the CPU multiplies bfloat16 much faster,
-latents are pre-selected by an upper bound instead, and tokens for which that cannot be proven are done here (preselect.py).
+The encoder's matmul is done in blocks of 1,024 tokens by 16,384 latents (64 MiB, in a buffer that stays: workspace.py), and
+each block's top k is taken before the next overwrites it (select.py); the survivors of several blocks of latents are merged.
+Where the CPU multiplies bfloat16 much faster, latents are pre-selected by an upper bound instead, and tokens for which that
+cannot be proven are done here (preselect.py).
 
 Batch top k keeps 4 k candidates of each token; the batch's threshold among them is a lower bound, and tokens whose last
 candidate reaches it are redone whole. A token's pre-activations may differ in their last bits between the two, so the bound
@@ -94,17 +94,16 @@ def encode_batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, capacity:
     x, W_enc, b_enc = at_least_float32(x), at_least_float32(W_enc), at_least_float32(b_enc)
     lists = []
     for s in range(len(W_enc)):
-        token, latent, value = _batch_candidates(x, W_enc[s], b_enc[s], k)
-        kept = torch.sort(value, descending=True, stable=True).indices[: len(x) * k].sort().values
-        lists.append((s * len(x) + token[kept], latent[kept], value[kept]))
+        token, latent, value = _batch_topk_of(x, W_enc[s], b_enc[s], k)
+        lists.append((s * len(x) + token, latent, value))
     return _padded(*_joined(lists, x.new_empty(0, dtype=W_enc.dtype)), (len(W_enc), len(x)), capacity)
 
 
-def _batch_candidates(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Entries among which the batch's token * k largest are, by token, then latent."""
-    width = min(4 * k, len(W))
+def _batch_topk_of(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The batch's token * k largest entries, by token, then latent."""
+    width, most = min(4 * k, len(W)), len(x) * k
     values, indices = (part[0] for part in encode_topk(x, W[None], b[None], width))
-    bound = values.flatten().topk(len(x) * k).values[-1] - _sum_error(x, W) if len(x) else values.new_zeros(())
+    bound = _lowered(values.flatten().topk(most).values[-1], x, W) if len(x) else values.new_zeros(())
     # NaN is above every bound; a token whose last candidate reaches the bound may have more such entries.
     keep = ~(values < bound)
     more = (keep[:, -1] & (width < len(W))).nonzero().squeeze(1)
@@ -115,16 +114,25 @@ def _batch_candidates(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, 
         for first, pre in _preactivations(part, W, b):
             row, latent = (~(pre < bound)).nonzero(as_tuple=True)
             lists.append((more[start + row], first + latent, pre[row, latent]))
-    token, latent, value = _joined(lists, values.new_empty(0))
-    order = (token * len(W) + latent).argsort()
-    return token[order], latent[order], value[order]
+            # Where many are equal, or NaN, nearly all reach the bound.
+            if sum(len(value) for *_, value in lists) > 2 * most:
+                lists = [_largest(lists, len(W), most)]
+    return _largest(lists, len(W), most)
 
 
-def _sum_error(x: Tensor, W: Tensor) -> Tensor:
-    """How far two float32 sums for one pre-activation can be apart; 0 where that is not finite."""
-    norm = torch.linalg.vector_norm
-    error = norm(x, dim=1).max() * norm(W, dim=1).max() * (x.shape[1] + 8) * 2 * torch.finfo(W.dtype).eps
-    return torch.nan_to_num(error, nan=0.0, posinf=0.0)
+def _largest(lists: list[tuple[Tensor, Tensor, Tensor]], latents: int, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `most` largest entries, ties to the lower token, then latent; in that order."""
+    token, latent, value = _joined(lists, lists[0][2])
+    order = (token * latents + latent).argsort()
+    kept = order[value[order].sort(descending=True, stable=True).indices[:most].sort().values]
+    return token[kept], latent[kept], value[kept]
+
+
+def _lowered(bound: Tensor, x: Tensor, W: Tensor) -> Tensor:
+    """Less by how far two float32 computations of one pre-activation near it can be apart; finite rows count."""
+    x_norm, W_norm = (torch.linalg.vector_norm(rows, dim=1).nan_to_num(nan=0.0, posinf=0.0).max() for rows in (x, W))
+    error = x_norm * W_norm * (x.shape[1] + 8) + bound.abs()
+    return bound - (error * 2 * torch.finfo(W.dtype).eps).nan_to_num(nan=0.0, posinf=0.0)
 
 
 def enumerate_blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:

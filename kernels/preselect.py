@@ -7,7 +7,7 @@ With x = x' + dx and w = w' + dw (x', w' rounded to bfloat16), Cauchy and Schwar
 U is itself one matmul: the bias and the two products of norms are five further columns of x' and w'. So
 
     1. U for every latent, in bfloat16               the one pass over token x latent
-    2. the C largest U of each token                 C = 2 k, at least k + 64
+    2. the C largest U of each token                 C = 3/2 k, at least k + 32
     3. their pre-activations in float32              a gather and dot
     4. the top k of those; exact if the k-th is above every U that was left out: no other latent can be among the k,
        nor tie with one of them
@@ -32,7 +32,8 @@ BLOCK = 2048, 16_384  # tokens and latents whose bounds are held at a time: 64 M
 ROWS = 1024  # of the weights, rounded at a time
 FEWEST_TOKENS = 256  # below, rounding the weights costs more than the faster matmul saves
 ROUNDING = 2.0**-8  # of a bfloat16, relative
-TINY = 1e-30  # tile instructions take numbers below 1e-38 as zero
+TINY = 1e-30  # tile instructions take numbers below 2^-126 as zero
+FLOOR = 2.0**-63  # entries whose squares underflow, or that tile instructions take as zero, are smaller
 
 
 class Selection(NamedTuple):
@@ -55,19 +56,25 @@ def has_fast_bfloat16() -> bool:
 def pays(x: Tensor, W: Tensor, k: int) -> bool:
     """Whether the detour is quicker than the float32 matmul for these inputs."""
     is_float32 = x.dtype == W.dtype == torch.float32
-    return is_float32 and has_fast_bfloat16() and len(x) >= FEWEST_TOKENS and 16 * candidates(k) <= len(W)
+    is_fast = has_fast_bfloat16() and torch.backends.mkldnn.enabled
+    return is_float32 and is_fast and len(x) >= FEWEST_TOKENS and 16 * candidates(k) <= len(W)
 
 
 def candidates(k: int) -> int:
     """How many latents of a token are computed in float32."""
-    return k + max(64, k)
+    return k + max(32, k // 2)
 
 
 def select_topk(x: Tensor, W: Tensor, b: Tensor, k: int) -> Selection:
     """The k largest of `x @ W.T + b` for each token of `x [token d]`; float32."""
     left_out, best = _largest_bounds(x, W, b, candidates(k))
     values, indices = top_of_candidates(contract(x, best, W) + b[best], best, k)
-    return Selection(values, indices, left_out + left_out.abs() * ROUNDING + TINY < values[:, -1])
+    return Selection(values, indices, _before_rounding(left_out) < values[:, -1])
+
+
+def _before_rounding(bound: Tensor) -> Tensor:
+    """The largest number that bfloat16 may have rounded to this one."""
+    return torch.maximum(bound * (1 + ROUNDING), bound * (1 - ROUNDING)) + TINY
 
 
 def _largest_bounds(x: Tensor, W: Tensor, b: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -109,7 +116,8 @@ def _right(W: Tensor, b: Tensor) -> Tensor:
         part = slice(start, start + ROWS)
         rounded, norm = W[part].bfloat16(), _norm(W[part])
         error = _norm(W[part] - rounded.float()) + sums * norm
-        columns = [*_thirds(b[part] + b[part].abs() * sums), _rounded_up(norm), _rounded_up(error)]
+        bias = torch.where(b[part].isinf(), b[part], b[part] + b[part].abs() * sums)
+        columns = [*_thirds(bias), _rounded_up(norm), _rounded_up(error)]
         torch.cat([rounded, torch.stack(columns, 1)], 1, out=out[part])
     return out
 
@@ -124,9 +132,10 @@ def _thirds(b: Tensor) -> list[Tensor]:
 
 
 def _norm(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1)
+    """Of each row, and at least what squares that underflow can hide."""
+    return torch.linalg.vector_norm(rows, dim=1) + rows.shape[1] ** 0.5 * FLOOR
 
 
 def _rounded_up(norm: Tensor) -> Tensor:
-    """In bfloat16, and not smaller; the norm's own float32 error is covered too."""
+    """In bfloat16, and not smaller."""
     return (norm * (1 + ROUNDING)).bfloat16()

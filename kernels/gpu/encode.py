@@ -47,11 +47,11 @@ def encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor
         return reference.encode_topk(x, W_enc, b_enc, k)
     inputs = prepared(x, W_enc, b_enc)
     found = group(*inputs)
-    entries = _merge(found, k)
+    entries, doubt = _merge(found, k)
     shape = "matmul_wide" if k > 1024 else "matmul"
     x, W_enc, _ = inputs
     run(
-        REPAIR, shape, (len(entries),), entries, found.words, *inputs, len(x), x.shape[1], W_enc.shape[1],
+        REPAIR, shape, (len(entries),), entries, doubt, found.words, *inputs, len(x), x.shape[1], W_enc.shape[1],
         found.words.shape[1], k, *strides(x, W_enc),
     )  # fmt: skip
     values, indices = _order(entries, torch.float32)
@@ -67,10 +67,10 @@ def topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     found = empty_groups(tokens, latents, pre.device)
     groups = found.words.shape[1]
     run(ROWS, "rows", (tokens, -(-groups // 32)), pre, *found, latents, groups, pre.stride(0))
-    entries = _merge(found, k)
+    entries, doubt = _merge(found, k)
     shape = "rows_wide" if k > 128 else "rows"
     run(
-        REPAIR, shape, (tokens,), entries, found.words, pre, pre, pre, tokens, 0, latents, groups, k, pre.stride(0), 0, 0
+        REPAIR, shape, (tokens,), entries, doubt, found.words, pre, pre, pre, tokens, 0, latents, groups, k, pre.stride(0), 0, 0
     )  # fmt: skip
     return _order(entries, pre.dtype)
 
@@ -153,12 +153,13 @@ def strides(x: Tensor, W_enc: Tensor) -> tuple[int, int, int]:
     return x.stride(0), W_enc.stride(1), W_enc.stride(0)
 
 
-def _merge(found: Groups, k: int) -> Tensor:
+def _merge(found: Groups, k: int) -> tuple[Tensor, Tensor]:
     rows, width = found.keys.shape
     entries = torch.empty(rows, k, dtype=torch.int64, device=found.keys.device)
+    doubt = torch.empty(rows, dtype=torch.int32, device=found.keys.device)
     shape = next((shape for shape in ("1024", "4096", "8192") if width <= int(shape)), "wider")
-    run(MERGE, shape, (rows,), *found, entries, k, width // 2)
-    return entries
+    run(MERGE, shape, (rows,), *found, entries, doubt, k, width // 2)
+    return entries, doubt
 
 
 def _order(entries: Tensor, dtype: torch.dtype, count: Tensor | None = None) -> tuple[Tensor, Tensor]:

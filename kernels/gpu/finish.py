@@ -24,41 +24,42 @@ from .table import kernel, row
 
 @kernel
 @no_type_check
-def repair(list_ptr, words_ptr, x_ptr, w_ptr, b_ptr, tokens, d, latents, groups, k, x_row, w_row, w_stack,
+def repair(list_ptr, doubt_ptr, words_ptr, x_ptr, w_ptr, b_ptr, tokens, d, latents, groups, k, x_row, w_row, w_stack,
            KP: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr, MATMUL: tl.constexpr):  # fmt: skip
-    """Complete a row's list [k] from the groups that fail the proof."""
+    """Complete a row's list [k] from the groups that fail the proof, if the row is in doubt."""
     token = tl.program_id(0).to(tl.int64)
-    stack = token // tokens
-    list_ptr += token * k
-    words_ptr += token * groups
-    x_ptr += (token % tokens) * x_row
-    w_ptr += stack * w_stack
-    b_ptr += stack * latents
-    slot = tl.arange(0, KP)
-    # Slots past k are filled with what is never the last.
-    entries = tl.load(list_ptr + slot, mask=slot < k, other=2**63 - 1)
-    last = tl.min(entries, 0)
-    before = last
-    for start in range(0, groups, BLOCK):
-        block = start + tl.arange(0, BLOCK)
-        word = tl.load(words_ptr + block, mask=block < groups, other=LOWEST)
-        best = tl.where(block < groups, pack(bound_of(word), lowest_rest(word, block, groups), False), EMPTY)
-        group = tl.min(tl.where(best > last, block, groups), 0)
-        while group < groups:
-            mine = tl.load(words_ptr + group)
-            key, latent = rest_of_group(group, groups, mine, x_ptr, w_ptr, b_ptr, b_ptr, w_row, d, latents,
-                                        MATMUL, False, BD)  # fmt: skip
-            fresh = tl.where(key > LOWEST, pack(key, latent, False), EMPTY)
-            for _ in range(0, tl.sum((fresh > last).to(tl.int32), 0)):
-                first = tl.max(fresh, 0)
-                # The list's last gives way once; when `first` is no better, it takes its own place.
-                at = tl.min(tl.where(entries == last, slot, KP), 0)
-                entries = tl.where(slot == at, tl.maximum(first, last), entries)
-                fresh = tl.where(fresh == first, EMPTY, fresh)
-                last = tl.min(entries, 0)
-            group = tl.min(tl.where((best > last) & (block > group), block, groups), 0)
-    if last > before:
-        tl.store(list_ptr + slot, entries, mask=slot < k)
+    if tl.load(doubt_ptr + token) != 0:
+        stack = token // tokens
+        list_ptr += token * k
+        words_ptr += token * groups
+        x_ptr += (token % tokens) * x_row
+        w_ptr += stack * w_stack
+        b_ptr += stack * latents
+        slot = tl.arange(0, KP)
+        # Slots past k are filled with what is never the last.
+        entries = tl.load(list_ptr + slot, mask=slot < k, other=2**63 - 1)
+        last = tl.min(entries, 0)
+        before = last
+        for start in range(0, groups, BLOCK):
+            block = start + tl.arange(0, BLOCK)
+            word = tl.load(words_ptr + block, mask=block < groups, other=LOWEST)
+            best = tl.where(block < groups, pack(bound_of(word), lowest_rest(word, block, groups), False), EMPTY)
+            group = tl.min(tl.where(best > last, block, groups), 0)
+            while group < groups:
+                mine = tl.load(words_ptr + group)
+                key, latent = rest_of_group(group, groups, mine, x_ptr, w_ptr, b_ptr, b_ptr, w_row, d, latents,
+                                            MATMUL, False, BD)  # fmt: skip
+                fresh = tl.where(key > LOWEST, pack(key, latent, False), EMPTY)
+                for _ in range(0, tl.sum((fresh > last).to(tl.int32), 0)):
+                    first = tl.max(fresh, 0)
+                    # The list's last gives way once; when `first` is no better, it takes its own place.
+                    at = tl.min(tl.where(entries == last, slot, KP), 0)
+                    entries = tl.where(slot == at, tl.maximum(first, last), entries)
+                    fresh = tl.where(fresh == first, EMPTY, fresh)
+                    last = tl.min(entries, 0)
+                group = tl.min(tl.where((best > last) & (block > group), block, groups), 0)
+        if last > before:
+            tl.store(list_ptr + slot, entries, mask=slot < k)
 
 
 @kernel

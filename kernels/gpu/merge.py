@@ -2,7 +2,8 @@
 
 1. The k-th largest key: its 32 bits from the top, each set if still k keys are at least as large. Exits once exactly k are.
 2. Only if keys equal to the k-th are too many: the bits of the latent up to which they are taken, in the same way.
-3. Compaction: the place of an entry is the number of chosen entries before it, a prefix sum.
+3. Compaction: the place of an entry is the number of chosen entries before it, a prefix sum. On the way it is noted if a
+   group's bound reaches the k-th key: such a row is in doubt, and finish.py looks at it; the others it need not read.
 
 The keys of a row of up to 131,072 latents (two of each 32) stay in registers while they are counted; wider rows are
 counted in chunks, from the cache. The list is unordered (finish.py puts it in order) and lacks what the groups do not list.
@@ -13,14 +14,15 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from .keys import EMPTY, HIGHEST, LOWEST, candidates, pack
+from .keys import EMPTY, HIGHEST, LOWEST, bound_of, candidates, pack
 from .table import kernel, row
 
 
 @kernel
 @no_type_check
-def merge(keys_ptr, words_ptr, list_ptr, k, groups, BLOCK: tl.constexpr, CHUNK: tl.constexpr, HELD: tl.constexpr):
-    """list [k] of a row: its first k entries as int64, EMPTY where there are fewer."""
+def merge(keys_ptr, words_ptr, list_ptr, doubt_ptr, k, groups, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+          HELD: tl.constexpr):  # fmt: skip
+    """list [k] of a row: its first k entries as int64, EMPTY where there are fewer; doubt: whether it may lack some."""
     token = tl.program_id(0).to(tl.int64)
     keys_ptr += token * 2 * groups
     words_ptr += token * groups
@@ -46,8 +48,12 @@ def merge(keys_ptr, words_ptr, list_ptr, k, groups, BLOCK: tl.constexpr, CHUNK: 
         last = last_of_equal(keys_ptr, words_ptr, groups, kth, k - above, CHUNK)
 
     total = 0
+    doubt = tl.full((), 0, tl.int32)
     for start in range(0, 2 * groups, CHUNK):
         key, latent = candidates(keys_ptr, words_ptr, start, groups, CHUNK)
+        entry = start + tl.arange(0, CHUNK)
+        bound = bound_of(tl.load(words_ptr + entry // 2, mask=entry < 2 * groups, other=LOWEST))
+        doubt = tl.maximum(doubt, tl.max(((bound >= kth) & (bound > LOWEST)).to(tl.int32), 0))
         chosen = (key > LOWEST) & ((key > kth) | ((key == kth) & (latent <= last)))
         slot = total + tl.cumsum(chosen.to(tl.int32), 0) - 1
         tl.store(list_ptr + slot, pack(key, latent, False), mask=chosen & (slot < k))
@@ -55,6 +61,7 @@ def merge(keys_ptr, words_ptr, list_ptr, k, groups, BLOCK: tl.constexpr, CHUNK: 
     for start in range(total // CHUNK * CHUNK, k, CHUNK):
         slot = start + tl.arange(0, CHUNK)
         tl.store(list_ptr + slot, tl.full([CHUNK], EMPTY, tl.int64), mask=(slot >= total) & (slot < k))
+    tl.store(doubt_ptr + token, doubt)
 
 
 @triton.jit

@@ -33,7 +33,7 @@ POINTERS = {
 TYPE_OF = {name: kind for kind, names in POINTERS.items() for name in names}
 INPUTS = ("x_ptr", "w_ptr", "b_ptr", "pre_ptr", "g_ptr")
 # A matrix whose rows are aligned is the case to be fast in; Triton makes another binary for the others at run time.
-ALIGNED = ("d", "x_row", "w_row", "w_stack", "pre_row", "g_row", "width")
+ALIGNED = ("d", "d_in", "x_row", "w_row", "w_stack", "pre_row", "g_row", "width")
 
 
 def row(
