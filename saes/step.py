@@ -61,6 +61,11 @@ class TrainState:
         self.silent_tokens = torch.zeros(len(W_dec), dtype=torch.int64, device=W_dec.device)
         self.lr = torch.zeros((), device=W_dec.device)
         self.k_aux = min(max(config.dictionary.k, W_dec.shape[1] // 2), len(W_dec))
+        self.rounds = config.matmul == "bfloat16" or (config.matmul == "auto" and W_dec.device.type == "cuda")
+
+    def multiplied(self, x: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+        """The matrices in the type that they are multiplied in."""
+        return (x.bfloat16(), W.bfloat16()) if self.rounds else (x, W)
 
 
 def train_step(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
@@ -82,7 +87,7 @@ def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
     config, w = state.config, state.weights
     is_sae = not config.dictionary.is_transcoder
     x = pair.x - w["b_dec"] if is_sae else pair.x
-    values, indices = encode_topk(x, w["W_enc"], w["b_enc"], config.dictionary.k)
+    values, indices = encode_topk(*state.multiplied(x, w["W_enc"]), w["b_enc"], config.dictionary.k)
     y_hat = decode(values, indices, w["W_dec"]) + w["b_dec"]
     if "W_skip" in w:
         y_hat += x @ w["W_skip"].T
@@ -119,10 +124,12 @@ def dead_slots(
         dead = is_dead.nonzero().squeeze(1)
         if not len(dead):
             return None
-        values, indices = select_topk(x, w["W_enc"][dead], w["b_enc"][dead], min(k_aux, len(dead)))
+        matrices = state.multiplied(x, w["W_enc"][dead])
+        values, indices = select_topk(*matrices, w["b_enc"][dead], min(k_aux, len(dead)))
         indices = dead[indices]
     else:
-        values, indices = select_topk(x, w["W_enc"], torch.where(is_dead, w["b_enc"], -torch.inf), k_aux)
+        matrices = state.multiplied(x, w["W_enc"])
+        values, indices = select_topk(*matrices, torch.where(is_dead, w["b_enc"], -torch.inf), k_aux)
         values = torch.where(values == -torch.inf, 0, values)
     # Scaled down when fewer than k_aux are dead.
     weight = state.config.auxk * (is_dead.sum().to(x.dtype) / k_aux).clamp_max(1)

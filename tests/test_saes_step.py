@@ -298,3 +298,16 @@ def test_the_graphed_step_replays_with_new_data_and_runs_odd_batches_as_they_are
 
 def everything(state):
     return {**state.weights, **state.adam.tensors(), "silent": state.silent_tokens}
+
+
+def test_bfloat16_rounds_what_the_encoder_multiplies_and_nothing_else():
+    pair = pair_of("sae", torch.float32)
+    state = state_of("sae", torch.float32, matmul="bfloat16")
+    w = {name: tensor.clone() for name, tensor in state.weights.items()}
+    fvu = train_step(state, pair)[METRICS.index("fvu")]
+    rounded = [(pair.x - w["b_dec"]).bfloat16().float(), w["W_enc"].bfloat16().float()]
+    values, indices = encode_topk(*rounded, w["b_enc"], K)
+    assert_close(fvu, fraction_unexplained(pair.y, decode(values, indices, w["W_dec"]) + w["b_dec"]), rtol=1e-5, atol=0)
+    exact = train_step(state_of("sae", torch.float32), pair)[METRICS.index("fvu")]
+    assert fvu != exact
+    assert all(tensor.dtype == torch.float32 for tensor in everything(state).values() if tensor.is_floating_point())

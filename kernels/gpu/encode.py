@@ -135,9 +135,9 @@ def empty_groups(rows: int, latents: int, device: torch.device) -> Groups:
 
 
 def prepared(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All of one type, the widest; rows of `x` and `W_enc` as the kernels are compiled for, by a copy where they are not."""
-    dtype = torch.promote_types(torch.promote_types(x.dtype, W_enc.dtype), b_enc.dtype)
-    return _aligned(x.to(dtype)), _aligned(W_enc.to(dtype)), b_enc.to(dtype).contiguous()
+    """Matrices of one type, the wider, and a float32 bias; rows as the kernels are compiled for, by a copy where not."""
+    dtype = torch.promote_types(x.dtype, W_enc.dtype)
+    return _aligned(x.to(dtype)), _aligned(W_enc.to(dtype)), b_enc.float().contiguous()
 
 
 def _aligned(rows: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ POINTERS = {
         "latent_ptr", "list_ptr", "many_rows_ptr", "offset_ptr", "order_ptr", "places_ptr", "slots_ptr", "tokens_ptr",
     ),
     "*fp32": (
-        "bias_ptr", "d_ptr", "dec_ptr", "edges_ptr", "enc_ptr", "more_bias_ptr", "more_dec_ptr", "more_enc_ptr",
+        "b_ptr", "bias_ptr", "d_ptr", "dec_ptr", "edges_ptr", "enc_ptr", "more_bias_ptr", "more_dec_ptr", "more_enc_ptr",
         "out_ptr", "partial_ptr", "t_ptr", "values_ptr", "weights_ptr",
     ),
 }  # fmt: skip
 TYPE_OF = {name: kind for kind, names in POINTERS.items() for name in names}
-INPUTS = ("x_ptr", "w_ptr", "b_ptr", "pre_ptr", "g_ptr")
+INPUTS = ("x_ptr", "w_ptr", "pre_ptr", "g_ptr")
 # A matrix whose rows are aligned is the case to be fast in; Triton makes another binary for the others at run time.
 ALIGNED = ("d", "d_in", "x_row", "w_row", "w_stack", "pre_row", "g_row", "width")
 
