@@ -78,14 +78,14 @@ def sae_gradient(
     "unweave::decode", mutates_args=(), schema="(Tensor values, Tensor indices, Tensor W) -> Tensor"
 )
 def _decode(values: Tensor, indices: Tensor, W: Tensor) -> Tensor:
-    return path_of("decode", W).decode(values, indices, W)
+    return path_of("decode", W)(values, indices, W)
 
 
 @torch.library.custom_op(
     "unweave::contract", mutates_args=(), schema="(Tensor rows, Tensor indices, Tensor W) -> Tensor"
 )
 def _contract(rows: Tensor, indices: Tensor, W: Tensor) -> Tensor:
-    return path_of("contract", W).contract(rows, indices, W)
+    return path_of("contract", W)(rows, indices, W)
 
 
 @torch.library.custom_op(
@@ -94,7 +94,7 @@ def _contract(rows: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     schema="(Tensor values, Tensor indices, Tensor rows, int latents) -> Tensor",
 )
 def _weight_gradient(values: Tensor, indices: Tensor, rows: Tensor, latents: int) -> Tensor:
-    return path_of("weight_gradient", rows).weight_gradient(values, indices, rows, latents)
+    return path_of("weight_gradient", rows)(values, indices, rows, latents)
 
 
 @torch.library.custom_op(
@@ -105,7 +105,7 @@ def _weight_gradient(values: Tensor, indices: Tensor, rows: Tensor, latents: int
 def _sae_gradient(
     g: Tensor, x: Tensor, values: Tensor, indices: Tensor, W_dec: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return path_of("sae_gradient", W_dec).sae_gradient(g, x, values, indices, W_dec)
+    return path_of("sae_gradient", W_dec)(g, x, values, indices, W_dec)
 
 
 @_decode.register_fake

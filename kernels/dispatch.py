@@ -4,18 +4,20 @@
     cpu         torch operations that leave the `[token latent]` matrix out of memory (cpu.py): on the CPU
     triton      fused kernels (gpu/): on CUDA, and on the CPU in Triton's interpreter (TRITON_INTERPRET=1, for tests)
 
-`UNWEAVE_KERNELS` forces one of the three for every op. Without it the CPU takes `cpu`, CUDA takes `triton` where it is
-installed and the shape suits it, and everything else takes `reference`. Nothing is imported or decided at import time.
+`UNWEAVE_KERNELS` forces one of the three for every op. Without it the CPU takes `cpu`, CUDA takes `triton` where 3.6 or
+newer is installed and the shape suits it, and everything else takes `reference`. Nothing is imported or decided at import time.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
+import re
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +34,8 @@ OPS = (
     "sae_gradient",
     "segment",
 )
+PUBLIC = {"encode_jumprelu": "encode_threshold", "encode_relu": "encode_threshold", "select_topk": "encode_topk"}
+OLDEST_TRITON = (3, 6)
 MOST_REPAIRS = 0.5  # groups of latents per token that the fused top-k would have to compute a second time
 
 
@@ -57,23 +61,31 @@ def which(
     """The path an op would take for tensors of this device and type, and why; without `op`, a list of all.
 
     `device` None means CUDA where there is one. The public `encode_jumprelu` and `encode_relu` are the op
-    `encode_threshold`. `latents` and `k` matter on CUDA only: with many of many the fused encoder does not pay.
+    `encode_threshold`, and `select_topk` is `encode_topk`. `latents` and `k` matter to encoders: with many of many neither
+    the fused encoder on CUDA nor the CPU's pre-selection pays.
     For example `print(which("encode_topk", latents=16384, k=32))`. Raises ValueError for an unknown op, and RuntimeError
     if `UNWEAVE_KERNELS` asks for a path that cannot run here.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if op is None:
-        return [choose(name, device.type, dtype, latents or 0, k or 0) for name in OPS]
-    name = {"encode_jumprelu": "encode_threshold", "encode_relu": "encode_threshold"}.get(op, op)
-    if name not in OPS:
-        raise ValueError(f"expected one of {', '.join(OPS)}; got {op!r}")
-    return choose(name, device.type, dtype, latents or 0, k or 0)._replace(op=op)
+    if op is not None and PUBLIC.get(op, op) not in OPS:
+        raise ValueError(f"expected one of {', '.join((*OPS, *PUBLIC))}; got {op!r}")
+    names = OPS if op is None else [op]
+    choices = [choose(PUBLIC.get(name, name), device.type, dtype, latents or 0, k or 0) for name in names]
+    explained = [
+        choice._replace(op=name, reason=choice.reason + _selection(choice, dtype, latents, k))
+        for name, choice in zip(names, choices, strict=True)
+    ]
+    return explained if op is None else explained[0]
 
 
-def path_of(op: str, like: Tensor, latents: int = 0, k: int = 0) -> ModuleType:
-    """The module whose function named `op` is to run."""
-    choice = choose(op, like.device.type, like.dtype, latents, k)
-    return import_module({"triton": ".gpu"}.get(choice.path, f".{choice.path}"), __package__)
+def path_of(op: str, like: Tensor, latents: int = 0, k: int = 0) -> Callable[..., Any]:
+    """The function that runs an op for tensors of this kind; autocast, which would round what it computes, is off in it."""
+    device = like.device.type
+    choice = choose(op, device, like.dtype, latents, k)
+    run = getattr(import_module({"triton": ".gpu"}.get(choice.path, f".{choice.path}"), __package__), op)
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)(run)
+    return run
 
 
 def choose(op: str, device: str, dtype: torch.dtype, latents: int, k: int) -> Choice:
@@ -84,9 +96,9 @@ def choose(op: str, device: str, dtype: torch.dtype, latents: int, k: int) -> Ch
     if device == "cpu":
         return Choice(op, "cpu", "a CPU tensor")
     if device != "cuda":
-        return Choice(op, "reference", f"a {device} tensor")
-    if not has_triton():
-        return Choice(op, "reference", "a CUDA tensor, but triton is not installed")
+        return Choice(op, "reference", f"a tensor on {device}, for which there are no kernels")
+    if lack := lacks_triton():
+        return Choice(op, "reference", f"a CUDA tensor, but {lack}")
     if dtype == torch.float64:
         return Choice(op, "reference", "float64, which the Triton kernels do not compute in")
     if op.startswith("encode") and latents and k and (expected := expected_repairs(latents, k)) > MOST_REPAIRS:
@@ -99,22 +111,51 @@ def _forced(asked: str, device: str) -> str:
         raise RuntimeError(
             f"expected UNWEAVE_KERNELS to be one of {', '.join(PATHS)}; got {asked!r}; correct or unset it"
         )
-    if asked == "triton" and not has_triton():
+    if asked == "triton" and (lack := lacks_triton()):
         raise RuntimeError(
-            "expected triton for UNWEAVE_KERNELS=triton; it is not installed; pip install 'unweave[triton]'"
+            f"expected triton for UNWEAVE_KERNELS=triton; {lack}; pip install 'unweave[triton]', or unset it"
         )
     if asked == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(
             f"expected CUDA tensors for UNWEAVE_KERNELS=triton; got {device}; set TRITON_INTERPRET=1 to interpret "
             "the kernels (slow), or unset UNWEAVE_KERNELS"
         )
+    if asked == "cpu" and device != "cpu":
+        raise RuntimeError(f"expected CPU tensors for UNWEAVE_KERNELS=cpu; got {device}; unset UNWEAVE_KERNELS")
     return asked
 
 
-@cache
+def _selection(choice: Choice, dtype: torch.dtype, latents: int | None, k: int | None) -> str:
+    """How the CPU path finds the top k, in words; nothing for other ops and paths."""
+    from . import preselect
+
+    if choice.path != "cpu" or choice.op not in ("encode_topk", "encode_batch_topk") or dtype == torch.float64:
+        return ""
+    if not preselect.has_fast_bfloat16():
+        return "; in float32 throughout, as this CPU has no tile instructions for bfloat16 (AMX)"
+    kept = (k or 0) * (4 if choice.op == "encode_batch_topk" else 1)
+    if latents and kept and not preselect.suits(latents, kept):
+        return f"; in float32 throughout, as {k} of {latents} are too many to pre-select"
+    return f"; latents pre-selected in bfloat16 (AMX) from {preselect.FEWEST_TOKENS} tokens on"
+
+
 def has_triton() -> bool:
-    """Whether Triton can be imported; it is not imported to find out."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether there is a Triton that the kernels can be compiled with."""
+    return not lacks_triton()
+
+
+@cache
+def lacks_triton() -> str:
+    """What is wrong with Triton, or nothing; it is not imported to find out."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    try:
+        found = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:  # a build under another name, such as ROCm's
+        return ""
+    numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:2])
+    oldest = ".".join(map(str, OLDEST_TRITON))
+    return "" if numbers >= OLDEST_TRITON else f"triton {found} is older than {oldest}"
 
 
 @cache

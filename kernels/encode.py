@@ -135,7 +135,7 @@ def _slots(capacity: int | None, W_enc: Tensor) -> int:
     "unweave::encode_topk", mutates_args=(), schema="(Tensor x, Tensor W_enc, Tensor b_enc, int k) -> (Tensor, Tensor)"
 )
 def _encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return path_of("encode_topk", W_enc, W_enc.shape[1], k).encode_topk(x, W_enc, b_enc, k)
+    return path_of("encode_topk", W_enc, W_enc.shape[1], k)(x, W_enc, b_enc, k)
 
 
 @torch.library.custom_op(
@@ -144,7 +144,7 @@ def _encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tenso
     schema="(Tensor x, Tensor W_enc, Tensor b_enc, int k, int capacity) -> (Tensor, Tensor, Tensor)",
 )
 def _encode_batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
-    return path_of("encode_batch_topk", W_enc, W_enc.shape[1], k).encode_batch_topk(x, W_enc, b_enc, k, capacity)
+    return path_of("encode_batch_topk", W_enc, W_enc.shape[1], k)(x, W_enc, b_enc, k, capacity)
 
 
 @torch.library.custom_op(
@@ -155,8 +155,8 @@ def _encode_batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, capacity
 def _encode_threshold(
     x: Tensor, W_enc: Tensor, b_enc: Tensor, threshold: Tensor, capacity: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    path = path_of("encode_threshold", W_enc, W_enc.shape[1], max(capacity, 0))
-    return path.encode_threshold(x, W_enc, b_enc, threshold, capacity)
+    run = path_of("encode_threshold", W_enc, W_enc.shape[1], max(capacity, 0))
+    return run(x, W_enc, b_enc, threshold, capacity)
 
 
 @_encode_topk.register_fake
@@ -186,7 +186,7 @@ def _backward(ctx, d_pre, *_):
     """Gradients of x, W_enc and b_enc by those of the kept pre-activations; empty slots pass none."""
     x, W_enc, b_enc, indices, *count = ctx.saved_tensors
     if count:
-        d_pre = torch.where(torch.arange(d_pre.shape[2], device=x.device) < count[0][:, :, None], d_pre, 0)
+        d_pre = torch.where(torch.arange(indices.shape[2], device=x.device) < count[0][:, :, None], d_pre, 0)
     wants_x, wants_W, wants_b, *rest = ctx.needs_input_grad
     stack = range(len(W_enc))
     d_x = d_W = d_b = None

@@ -7,7 +7,7 @@ With x = x' + dx and w = w' + dw (x', w' rounded to bfloat16), Cauchy and Schwar
 U is itself one matmul: the bias and the two products of norms are five further columns of x' and w'. So
 
     1. U for every latent, in bfloat16               the one pass over token x latent
-    2. the C largest U of each token                 C = 3/2 k, at least k + 32
+    2. the C largest U of each token                 C = 3/2 k, at least k + 48
     3. their pre-activations in float32              a gather and dot
     4. the top k of those; exact if the k-th is above every U that was left out: no other latent can be among the k,
        nor tie with one of them
@@ -18,7 +18,6 @@ activations are nearly constant beside their norm, the bound is wide and many to
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -44,11 +43,10 @@ class Selection(NamedTuple):
     is_proven: Tensor
 
 
-@cache
 def has_fast_bfloat16() -> bool:
     """Whether this CPU has tile instructions for bfloat16 (AMX) and torch uses them."""
     try:
-        return bool(torch.cpu._is_amx_tile_supported()) and torch.backends.mkldnn.is_available()
+        return torch.backends.mkldnn.enabled and bool(torch.cpu._is_amx_tile_supported())
     except AttributeError:  # a build of torch that lacks the question
         return False
 
@@ -56,13 +54,17 @@ def has_fast_bfloat16() -> bool:
 def pays(x: Tensor, W: Tensor, k: int) -> bool:
     """Whether the detour is quicker than the float32 matmul for these inputs."""
     is_float32 = x.dtype == W.dtype == torch.float32
-    is_fast = has_fast_bfloat16() and torch.backends.mkldnn.enabled
-    return is_float32 and is_fast and len(x) >= FEWEST_TOKENS and 16 * candidates(k) <= len(W)
+    return is_float32 and len(x) >= FEWEST_TOKENS and suits(len(W), k) and has_fast_bfloat16()
+
+
+def suits(latents: int, k: int) -> bool:
+    """Whether the candidates of a token are few among its latents."""
+    return 16 * candidates(k) <= latents
 
 
 def candidates(k: int) -> int:
     """How many latents of a token are computed in float32."""
-    return k + max(32, k // 2)
+    return k + max(48, k // 2)
 
 
 def select_topk(x: Tensor, W: Tensor, b: Tensor, k: int) -> Selection:
@@ -88,7 +90,8 @@ def _largest_bounds(x: Tensor, W: Tensor, b: Tensor, count: int) -> tuple[Tensor
             upper = torch.mm(left, right.T, out=borrow(len(left), len(right), dtype=right.dtype))
             bounds, columns = some_top(upper, min(count, len(right)))
             so_far.append((bounds, columns + first))
-    return tuple(torch.cat(part) for part in zip(*(_merged(so_far, count) for so_far in found), strict=True))
+    left_out, best = zip(*(_merged(so_far, count) for so_far in found), strict=True)
+    return torch.cat(left_out), torch.cat(best)
 
 
 def _merged(found: list[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:

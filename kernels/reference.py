@@ -37,7 +37,7 @@ def decode(values: Tensor, indices: Tensor, W: Tensor) -> Tensor:
 def contract(rows: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     """Chosen entries of `rows @ W.T`: `[token k]`."""
     rows, W = at_least_float32(rows), at_least_float32(W)
-    return (rows @ W.T).gather(1, indices)
+    return (rows @ W.T).gather(1, indices.long())
 
 
 def weight_gradient(values: Tensor, indices: Tensor, rows: Tensor, latents: int) -> Tensor:
@@ -61,7 +61,7 @@ def sae_gradient(
 
 def dense(values: Tensor, indices: Tensor, latents: int) -> Tensor:
     """Codes as a `[token latent]` matrix; a repeated index counts twice."""
-    return values.new_zeros(len(values), latents).scatter_add(1, indices, values)
+    return values.new_zeros(len(values), latents).scatter_add(1, indices.long(), values)
 
 
 def topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:

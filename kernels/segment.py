@@ -58,7 +58,7 @@ def segment(
 def _segment(
     values: Tensor, indices: Tensor, latents: int, edges: Tensor, examples: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return path_of("segment", values).segment(values, indices, latents, edges, examples)
+    return path_of("segment", values)(values, indices, latents, edges, examples)
 
 
 @_segment.register_fake

@@ -36,7 +36,7 @@ def check_k(k: int, latents: int) -> None:
 
 @torch.library.custom_op("unweave::topk", mutates_args=(), schema="(Tensor pre, int k) -> (Tensor, Tensor)")
 def _topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return path_of("topk", pre, pre.shape[1], k).topk(pre, k)
+    return path_of("topk", pre, pre.shape[1], k)(pre, k)
 
 
 @_topk.register_fake

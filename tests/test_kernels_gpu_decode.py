@@ -106,7 +106,7 @@ def test_nothing_beside_a_view_is_read(short):
     exactly([gpu.decode(v, i, w)], [reference.decode(values, indices, W)])
     exactly([gpu.contract(r, i, w)], [reference.contract(x, indices, W)])
     exactly([gpu.weight_gradient(v, i, r, 12)], [reference.weight_gradient(values, indices, x, 12)])
-    exactly(gpu.sae_gradient(r, r, v, i, w), _expected(x, x, values, indices, W))
+    exactly(gpu.sae_gradient(r, r, v, i, w), reference.sae_gradient(x, x, values, indices, W))
 
 
 def test_transposed_matrices_are_read_in_their_order():
@@ -182,28 +182,23 @@ def test_strips_of_a_high_matrix_add_up(dtype, monkeypatch):
     exactly([gpu.contract(x, indices, W.to(dtype))], [reference.contract(x, indices, W)])
 
 
-def _expected(g, x, values, indices, W):
-    """The gradients one by one."""
-    latents = len(W)
-    d = torch.where(values != 0, reference.contract(g, indices, W), 0)
-    return (
-        d,
-        reference.weight_gradient(values, indices, g, latents),
-        reference.weight_gradient(d, indices, x, latents),
-        reference.weight_gradient(d, indices, d.new_ones(len(x), 1), latents)[:, 0],
-    )
-
-
 @pytest.mark.parametrize(("token", "k", "latent", "d"), [(1, 1, 1, 1), (5, 7, 6, 70), (3, 4, 5, 1500), (2, 3, 4, 2100)])
 def test_sae_gradient_is_the_four_in_one_pass(token, k, latent, d, short):
     values, indices, x, W = case(token, k, latent, d)
     g = integers(token, d, seed=7, low=-1, high=2)
-    exactly(gpu.sae_gradient(g, x, values, indices, W), _expected(g, x, values, indices, W))
+    exactly(gpu.sae_gradient(g, x, values, indices, W), reference.sae_gradient(g, x, values, indices, W))
+
+
+@pytest.mark.parametrize(("d", "d_in"), [(20, 70), (70, 20), (1030, 9)])
+def test_sae_gradient_of_a_transcoder_has_two_widths(d, d_in, short):
+    values, indices, x, W = case(5, 3, 4, d_in)
+    g, W = integers(5, d, seed=7), integers(4, d, seed=8)
+    exactly(gpu.sae_gradient(g, x, values, indices, W), reference.sae_gradient(g, x, values, indices, W))
 
 
 def test_sae_gradient_of_wide_rows_is_made_op_by_op():
     values, indices, x, W = case(2, 2, 3, 4100)
-    exactly(gpu.sae_gradient(x, x, values, indices, W), _expected(x, x, values, indices, W))
+    exactly(gpu.sae_gradient(x, x, values, indices, W), reference.sae_gradient(x, x, values, indices, W))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -211,10 +206,14 @@ def test_sae_gradient_is_as_accurate_as_plain_torch(dtype, short):
     values, indices, x, W = case(6, 5, 7, 150, randn)
     values[::2, ::2] = 0
     g, x, W = (part.to(dtype) for part in (randn(6, 150, seed=9), x, W))
-    truth = _expected(g.double(), x.double(), values.double(), indices, W.double())
+    truth = reference.sae_gradient(g.double(), x.double(), values.double(), indices, W.double())
     names = ("values", "W_dec", "W_enc", "b_enc")
     for name, *parts in zip(
-        names, gpu.sae_gradient(g, x, values, indices, W), _expected(g, x, values, indices, W), truth, strict=True
+        names,
+        gpu.sae_gradient(g, x, values, indices, W),
+        reference.sae_gradient(g, x, values, indices, W),
+        truth,
+        strict=True,
     ):
         assert_as_accurate_as(*parts, name)
 
@@ -247,7 +246,7 @@ def test_rows_past_two_to_the_31_elements_are_found(tmp_path):
     exactly([gpu.decode(values, indices, far)], [reference.decode(values, indices, near)])
     exactly([gpu.contract(far, indices, far)], [reference.contract(near, indices, near)])
     exactly([gpu.weight_gradient(values, indices, far, 3)], [reference.weight_gradient(values, indices, near, 3)])
-    exactly(gpu.sae_gradient(far, far, values, indices, far), _expected(near, near, values, indices, near))
+    exactly(gpu.sae_gradient(far, far, values, indices, far), reference.sae_gradient(near, near, values, indices, near))
     b = integers(1, 3)
     exactly(gpu.encode_topk(far, far[None], b, 2), reference.encode_topk(near, near[None], b, 2))
 

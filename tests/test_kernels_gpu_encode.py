@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from unweave.kernels import reference
 
 pytest.importorskip("triton")
+from unweave.kernels.gpu import merge
 from unweave.kernels.gpu.batch import encode_batch_topk
 from unweave.kernels.gpu.encode import encode_threshold, encode_topk, topk
 
@@ -208,3 +209,14 @@ def test_batch_topk_of_random_values_keeps_as_many_as_it_should():
     assert_close(values[0][kept].double(), truth.gather(1, indices[0])[kept], rtol=1e-5, atol=1e-5)
     assert (values[0][kept].min() + 1e-5 >= truth.flatten().topk(90).values[-1]).all()
     exactly((values, indices, count), encode_batch_topk(x, W, b, 30, 260))
+
+
+@pytest.mark.parametrize(("length", "k"), [(9, 4), (1500, 64), (4099, 700), (40, 33)])
+def test_lists_of_segments_are_merged_to_their_largest(length, k):
+    entries = torch.stack(
+        [torch.randperm(2 * length, generator=torch.Generator().manual_seed(s))[:length] for s in (1, 2)]
+    )
+    entries = (entries.to(DEVICE) - length // 2) * 2**34
+    entries[1, k // 2 :] = -(2**63)
+    merged = merge._first(entries, k)
+    exactly([merged.sort(dim=1).values], [entries.sort(dim=1).values[:, -k:]])

@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 from .. import reference
 from .finish import ACTIVE, ORDER, REPAIR
 from .groups import MATMUL, ROWS, deal
-from .merge import CONFIGURATIONS as MERGE
+from .merge import merge
 from .rows import readable
 from .table import run
 
@@ -47,7 +47,7 @@ def encode_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor
         return reference.encode_topk(x, W_enc, b_enc, k)
     inputs = prepared(x, W_enc, b_enc)
     found = group(*inputs)
-    entries, doubt = _merge(found, k)
+    entries, doubt = merge(*found, k)
     shape = "matmul_wide" if k > 1024 else "matmul"
     x, W_enc, _ = inputs
     run(
@@ -67,7 +67,7 @@ def topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     found = empty_groups(tokens, latents, pre.device)
     groups = found.words.shape[1]
     run(ROWS, "rows", (tokens, -(-groups // 32)), pre, *found, latents, groups, pre.stride(0))
-    entries, doubt = _merge(found, k)
+    entries, doubt = merge(*found, k)
     shape = "rows_wide" if k > 128 else "rows"
     run(
         REPAIR, shape, (tokens,), entries, doubt, found.words, pre, pre, pre, tokens, 0, latents, groups, k, pre.stride(0), 0, 0
@@ -151,15 +151,6 @@ def _aligned(rows: Tensor) -> Tensor:
 
 def strides(x: Tensor, W_enc: Tensor) -> tuple[int, int, int]:
     return x.stride(0), W_enc.stride(1), W_enc.stride(0)
-
-
-def _merge(found: Groups, k: int) -> tuple[Tensor, Tensor]:
-    rows, width = found.keys.shape
-    entries = torch.empty(rows, k, dtype=torch.int64, device=found.keys.device)
-    doubt = torch.empty(rows, dtype=torch.int32, device=found.keys.device)
-    shape = next((shape for shape in ("1024", "4096", "8192") if width <= int(shape)), "wider")
-    run(MERGE, shape, (rows,), *found, entries, doubt, k, width // 2)
-    return entries, doubt
 
 
 def _order(entries: Tensor, dtype: torch.dtype, count: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,105 +1,165 @@
-"""The k first of each row's listed entries: selection by counting, without a sort.
+"""The k first of each row's listed entries: selection by counting, without a sort, reading what is listed once.
 
 1. The k-th largest key: its 32 bits from the top, each set if still k keys are at least as large. Exits once exactly k are.
 2. Only if keys equal to the k-th are too many: the bits of the latent up to which they are taken, in the same way.
 3. Compaction: the place of an entry is the number of chosen entries before it, a prefix sum. On the way it is noted if a
    group's bound reaches the k-th key: such a row is in doubt, and finish.py looks at it; the others it need not read.
 
-The keys of a row of up to 131,072 latents (two of each 32) stay in registers while they are counted; wider rows are
-counted in chunks, from the cache. The list is unordered (finish.py puts it in order) and lacks what the groups do not list.
+The keys stay in registers while they are counted. A row of more than 131,072 latents (two keys of each 32) is cut into
+segments, a program each, and `merge_lists` takes the k first of their lists, counting whole entries, which are never equal. The
+list is unordered (finish.py puts it in order) and lacks what the groups do not list.
 """
+
+from __future__ import annotations
 
 from typing import no_type_check
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .keys import EMPTY, HIGHEST, LOWEST, bound_of, candidates, pack
-from .table import kernel, row
+from .keys import EMPTY, HIGHEST, LOWEST, bound_of, pack
+from .table import kernel, row, run
+
+WIDEST = 8192  # keys that one program holds
+
+
+def merge(keys: Tensor, words: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Of rows [row 2*groups] and [row groups]: entries [row k] as int64, EMPTY where there are fewer; doubt [row] int32."""
+    rows, width = keys.shape
+    segments = max(1, -(-width // WIDEST))
+    many = -(-(width // 2) // segments)
+    entries = torch.empty(rows, segments, k, dtype=torch.int64, device=keys.device)
+    doubt = torch.empty(rows, segments, dtype=torch.int32, device=keys.device)
+    shape = next(shape for shape in ("1024", "4096", "8192") if 2 * many <= int(shape))
+    run(MERGE, shape, (rows, segments), keys, words, entries, doubt, k, width // 2, many)
+    if segments == 1:
+        return entries.squeeze(1), doubt.squeeze(1)
+    return _first(entries.flatten(1), k), doubt.amax(1)
+
+
+def _first(entries: Tensor, k: int) -> Tensor:
+    rows, width = entries.shape
+    shape = next((shape for shape in ("1024", "4096") if width <= int(shape)), None)
+    if shape is None:
+        return entries.topk(k, dim=1, sorted=False).values
+    first = entries.new_empty(rows, k)
+    run(LISTS, shape, (rows,), entries, first, width, k)
+    return first
 
 
 @kernel
 @no_type_check
-def merge(keys_ptr, words_ptr, list_ptr, doubt_ptr, k, groups, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
-          HELD: tl.constexpr):  # fmt: skip
-    """list [k] of a row: its first k entries as int64, EMPTY where there are fewer; doubt: whether it may lack some."""
-    token = tl.program_id(0).to(tl.int64)
-    keys_ptr += token * 2 * groups
-    words_ptr += token * groups
-    list_ptr += token * k
+def merge_keys(keys_ptr, words_ptr, list_ptr, doubt_ptr, k, groups, many, BLOCK: tl.constexpr, CHUNK: tl.constexpr):
+    """The list [k] of one segment: the groups from `many` times its number on."""
+    token, segment = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    first = segment * many
+    many = tl.minimum(many, groups - first)
+    keys_ptr += token * 2 * groups + 2 * first
+    words_ptr += token * groups + first
+    place = token * tl.num_programs(1) + segment
+    list_ptr += place * k
     at = tl.arange(0, BLOCK)
-    held = tl.load(keys_ptr + at, mask=at < 2 * groups, other=LOWEST)  # [BLOCK]
+    held = tl.load(keys_ptr + at, mask=at < 2 * many, other=LOWEST)  # [BLOCK]
 
     kth = tl.full((), LOWEST, tl.int32)
     step = tl.full((), LOWEST, tl.int32)
     found = tl.full((), HIGHEST, tl.int32)
     while (step != 0) & (found != k):
         trial = kth ^ step
-        count = count_from(held, keys_ptr, groups, trial, BLOCK, HELD)
+        count = tl.sum((held >= trial).to(tl.int32), 0)
         kth = tl.where(count >= k, trial, kth)
         found = tl.where(count >= k, count, found)
         step = (step >> 1) & HIGHEST
 
     last = tl.full((), HIGHEST, tl.int32)
     if (found > k) & (kth > LOWEST):
-        above = 0
-        if kth < HIGHEST:
-            above = count_from(held, keys_ptr, groups, kth + 1, BLOCK, HELD)
-        last = last_of_equal(keys_ptr, words_ptr, groups, kth, k - above, CHUNK)
+        above = tl.sum((held > kth).to(tl.int32), 0)
+        last = last_of_equal(keys_ptr, words_ptr, first, many, groups, kth, k - above, CHUNK)
 
     total = 0
     doubt = tl.full((), 0, tl.int32)
-    for start in range(0, 2 * groups, CHUNK):
-        key, latent = candidates(keys_ptr, words_ptr, start, groups, CHUNK)
-        entry = start + tl.arange(0, CHUNK)
-        bound = bound_of(tl.load(words_ptr + entry // 2, mask=entry < 2 * groups, other=LOWEST))
+    for start in range(0, 2 * many, CHUNK):
+        key, latent, bound = listed(keys_ptr, words_ptr, start, first, many, groups, CHUNK)
         doubt = tl.maximum(doubt, tl.max(((bound >= kth) & (bound > LOWEST)).to(tl.int32), 0))
         chosen = (key > LOWEST) & ((key > kth) | ((key == kth) & (latent <= last)))
-        slot = total + tl.cumsum(chosen.to(tl.int32), 0) - 1
-        tl.store(list_ptr + slot, pack(key, latent, False), mask=chosen & (slot < k))
-        total += tl.sum(chosen.to(tl.int32), 0)
+        total = compact(list_ptr, total, k, pack(key, latent, False), chosen)
+    fill(list_ptr, total, k, CHUNK)
+    tl.store(doubt_ptr + place, doubt)
+
+
+@triton.jit
+@no_type_check
+def listed(keys_ptr, words_ptr, start, first, many, groups, CHUNK: tl.constexpr):
+    """Keys, latents and the bounds of their groups, all [CHUNK], of a segment's entries from number `start` on."""
+    entry = start + tl.arange(0, CHUNK)
+    inside = entry < 2 * many
+    key = tl.load(keys_ptr + entry, mask=inside, other=LOWEST)
+    word = tl.load(words_ptr + entry // 2, mask=inside, other=LOWEST)
+    return key, first + entry // 2 + groups * ((word >> (5 * (entry % 2))) & 31), bound_of(word)
+
+
+@triton.jit
+@no_type_check
+def compact(list_ptr, total, k, entry, chosen):
+    """Write the chosen entries after the `total` that are there; returns the new total."""
+    slot = total + tl.cumsum(chosen.to(tl.int32), 0) - 1
+    tl.store(list_ptr + slot, entry, mask=chosen & (slot < k))
+    return total + tl.sum(chosen.to(tl.int32), 0)
+
+
+@triton.jit
+@no_type_check
+def fill(list_ptr, total, k, CHUNK: tl.constexpr):
+    """EMPTY in the places from `total` on."""
     for start in range(total // CHUNK * CHUNK, k, CHUNK):
         slot = start + tl.arange(0, CHUNK)
         tl.store(list_ptr + slot, tl.full([CHUNK], EMPTY, tl.int64), mask=(slot >= total) & (slot < k))
-    tl.store(doubt_ptr + token, doubt)
 
 
 @triton.jit
 @no_type_check
-def count_from(held, keys_ptr, groups, key, BLOCK: tl.constexpr, HELD: tl.constexpr):
-    """How many keys of a row are at least `key` (above LOWEST)."""
-    if HELD:
-        count = tl.sum((held >= key).to(tl.int32), 0)
-    else:
-        at = tl.arange(0, BLOCK)
-        many = tl.zeros([BLOCK], tl.int32)
-        for start in range(0, 2 * groups, BLOCK):
-            other = tl.load(keys_ptr + start + at, mask=start + at < 2 * groups, other=LOWEST)
-            many += (other >= key).to(tl.int32)
-        count = tl.sum(many, 0)
-    return count
-
-
-@triton.jit
-@no_type_check
-def last_of_equal(keys_ptr, words_ptr, groups, key, wanted, CHUNK: tl.constexpr):
-    """The latent of number `wanted` (from 1) among a row's entries with this key, by latent."""
+def last_of_equal(keys_ptr, words_ptr, first, many, groups, key, wanted, CHUNK: tl.constexpr):
+    """The latent of number `wanted` (from 1) among a segment's entries with this key, by latent."""
     last = tl.full((), 0, tl.int32)
     step = tl.full((), 1 << 30, tl.int32)
     while step != 0:
         trial = last | step
         before = 0
-        for start in range(0, 2 * groups, CHUNK):
-            other, latent = candidates(keys_ptr, words_ptr, start, groups, CHUNK)
+        for start in range(0, 2 * many, CHUNK):
+            other, latent, _ = listed(keys_ptr, words_ptr, start, first, many, groups, CHUNK)
             before += tl.sum(((other == key) & (latent < trial)).to(tl.int32), 0)
         last = tl.where(before < wanted, trial, last)
         step = step >> 1
     return last
 
 
-CONFIGURATIONS = [
-    row("1024", merge, BLOCK=1024, CHUNK=1024, HELD=True),
-    row("4096", merge, BLOCK=4096, CHUNK=1024, HELD=True),
-    row("8192", merge, num_warps=8, registers=144, BLOCK=8192, CHUNK=2048, HELD=True),
-    row("wider", merge, num_warps=8, registers=144, BLOCK=4096, CHUNK=2048, HELD=False),
+@kernel
+@no_type_check
+def merge_lists(entries_ptr, list_ptr, length, k, BLOCK: tl.constexpr):
+    """The k first of a row's `length` entries, in the order they came; EMPTY where there are fewer."""
+    token = tl.program_id(0).to(tl.int64)
+    list_ptr += token * k
+    at = tl.arange(0, BLOCK)
+    held = tl.load(entries_ptr + token * length + at, mask=at < length, other=EMPTY)  # [BLOCK]
+    kth = tl.full((), EMPTY, tl.int64)
+    step = tl.full((), EMPTY, tl.int64)
+    while step != 0:
+        trial = kth ^ step
+        kth = tl.where(tl.sum((held >= trial).to(tl.int32), 0) >= k, trial, kth)
+        step = (step >> 1) & (2**63 - 1)
+    total = compact(list_ptr, 0, k, held, (held >= kth) & (held > EMPTY))
+    fill(list_ptr, total, k, 1024)
+
+
+MERGE = [
+    row("1024", merge_keys, BLOCK=1024, CHUNK=1024),
+    row("4096", merge_keys, BLOCK=4096, CHUNK=1024),
+    row("8192", merge_keys, num_warps=8, registers=144, BLOCK=WIDEST, CHUNK=2048),
 ]
+LISTS = [
+    row("1024", merge_lists, BLOCK=1024),
+    row("4096", merge_lists, num_warps=8, BLOCK=4096),
+]
+CONFIGURATIONS = [*MERGE, *LISTS]

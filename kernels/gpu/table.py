@@ -17,12 +17,12 @@ import triton
 from .launch import Configuration
 
 # Without this Triton makes another binary where one of these is 1 or a multiple of 16, or stops being so.
-COUNTS = ("bags", "bins", "capacity", "examples", "few", "k", "latents", "place", "target", "tokens")
+COUNTS = ("bags", "bins", "capacity", "examples", "few", "k", "latents", "length", "many", "place", "target", "tokens")
 kernel = triton.jit(do_not_specialize=COUNTS)
 
 POINTERS = {
     "*i64": (
-        "begin_ptr", "bounds_ptr", "counts_ptr", "digits_ptr", "end_ptr", "first_ptr", "indices_ptr", "key_list_ptr",
+        "begin_ptr", "bounds_ptr", "counts_ptr", "digits_ptr", "end_ptr", "entries_ptr", "first_ptr", "indices_ptr", "key_list_ptr",
         "latent_ptr", "list_ptr", "many_rows_ptr", "offset_ptr", "order_ptr", "places_ptr", "slots_ptr", "tokens_ptr",
     ),
     "*fp32": (
