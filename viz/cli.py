@@ -6,6 +6,7 @@ import difflib
 import sys
 
 from ..saes.cli import parse_and_run
+from . import doctor
 from .commands import COMMANDS
 
 
@@ -28,6 +29,8 @@ def run(arguments: list[str]) -> int:
         hint = f"did you mean {near[0]}?" if near else "unweave --help lists them"
         print(f"error: expected a command ({', '.join(COMMANDS)}); got {name!r}; {hint}", file=sys.stderr)
         return 2
+    if name == "doctor":
+        return doctor.run(rest)
     return parse_and_run(COMMANDS[name], rest, f"unweave {name}")
 
 

@@ -203,6 +203,13 @@ def demo(out: Path = Path("demo"), tokens: int = 80_000, seed: int = 0, device: 
     return run_demo(out, tokens, seed, device)
 
 
+def doctor() -> Result:
+    """Tell versions, devices, which kernels run on each and why; exit code 1 if something will not work."""
+    from .doctor import examine
+
+    return examine()
+
+
 def load(name: str, dtype: str, device: str | None) -> Any:
     """Load a model for a command; dtype auto measures which is faster on the device."""
     import torch
@@ -222,4 +229,5 @@ COMMANDS = {
     "validate": validate,
     "show": show,
     "demo": demo,
+    "doctor": doctor,
 }
