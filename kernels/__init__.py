@@ -5,10 +5,10 @@ by device (`which`), and `UNWEAVE_KERNELS=reference|cpu|triton` forces it. Lower
 kernels/README.md.
 """
 
+from .cpu.lists import list_by_latent
 from .decode import contract, decode, sae_gradient, weight_gradient
 from .dispatch import which
 from .encode import encode_batch_topk, encode_jumprelu, encode_relu, encode_topk, select_topk
-from .lists import list_by_latent
 from .segment import Segment, segment
 from .topk import topk
 

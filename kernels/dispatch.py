@@ -1,7 +1,7 @@
 """Which code runs an op, and why.
 
     reference   the definitions in plain torch (reference.py): any device, any float type
-    cpu         torch operations that leave the `[token latent]` matrix out of memory (cpu.py): on the CPU
+    cpu         torch operations that leave the `[token latent]` matrix out of memory (cpu/): on the CPU
     triton      fused kernels (gpu/): on CUDA, and on the CPU in Triton's interpreter (TRITON_INTERPRET=1, for tests)
 
 `UNWEAVE_KERNELS` forces one of the three for every op. Without it the CPU takes `cpu`, CUDA takes `triton` where 3.6 or
@@ -127,7 +127,7 @@ def _forced(asked: str, device: str) -> str:
 
 def _selection(choice: Choice, dtype: torch.dtype, latents: int | None, k: int | None) -> str:
     """How the CPU path finds the top k, in words; nothing for other ops and paths."""
-    from . import preselect
+    from .cpu import preselect
 
     if choice.path != "cpu" or choice.op not in ("encode_topk", "encode_batch_topk") or dtype == torch.float64:
         return ""

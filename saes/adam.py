@@ -36,7 +36,7 @@ class Adam:
         """Apply the gradient of these rows (None: all) to `weight`."""
         tensors = (weight, *self.moments[name])
         weight, m, v = tensors if rows is None else (tensor[rows] for tensor in tensors)
-        torch._fused_adam_(
+        torch._fused_adam_(  # type: ignore[attr-defined]  # what torch.optim.Adam calls, for whole tensors only
             [weight], [gradient], [m], [v], [], [self.steps], lr=lr, beta1=BETA1, beta2=BETA2,
             weight_decay=0.0, eps=EPS, amsgrad=False, maximize=False, found_inf=self._is_skipped,
         )  # fmt: skip

@@ -24,6 +24,7 @@ Nothing is read back from the device. If the loss is not finite, nothing is upda
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -165,7 +166,7 @@ def gradients(
     if runs_in_blocks(W_dec):
         return gradients_in_blocks(slots, W_dec)
     parts = [sae_gradient(part.g, part.x, part.values, part.indices, W_dec)[1:] for part in slots]
-    d_W_dec, d_W_enc, d_b_enc = (sum(terms[1:], start=terms[0]) for terms in zip(*parts, strict=True))
+    d_W_dec, d_W_enc, d_b_enc = (reduce(torch.add, terms) for terms in zip(*parts, strict=True))
     return d_b_enc, [(None, d_W_enc, d_W_dec)]
 
 
@@ -178,8 +179,8 @@ def gradients_in_blocks(
     of_latent = torch.cat([part.indices.reshape(-1) for part in slots])
     values = torch.cat([part.values.reshape(-1) for part in slots])
     d_values = torch.cat([contract(part.g, part.indices, W_dec).reshape(-1) for part in slots]) * (values != 0)
-    width = torch.cat([torch.full((len(part.x),), part.indices.shape[1]) for part in slots])
-    lists = list_by_latent(of_latent, torch.arange(len(x)).repeat_interleave(width), latents)
+    width = torch.cat([part.indices.new_full((len(part.x),), part.indices.shape[1]) for part in slots])
+    lists = list_by_latent(of_latent, torch.arange(len(x), device=x.device).repeat_interleave(width), latents)
 
     def blocks() -> Iterator[Rows]:
         for start in range(0, latents, BLOCK):
@@ -191,7 +192,8 @@ def gradients_in_blocks(
 
 def runs_in_blocks(like: Tensor) -> bool:
     """Whether these tensors take the CPU path, where shapes may depend on the data."""
-    return which("sae_gradient", device=like.device, dtype=like.dtype).path == "cpu"
+    choice = which("sae_gradient", device=like.device, dtype=like.dtype)
+    return not isinstance(choice, list) and choice.path == "cpu"
 
 
 def count_silence(state: TrainState, main: Slots, is_skipped: Float[Tensor, ""]) -> None:

@@ -5,7 +5,10 @@ import torch
 from kernel_tools import exactly, integers, poison_memory, randn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from unweave.kernels import cpu, cpu_linear, encode_topk, preselect, reference, select, workspace
+from unweave import kernels
+from unweave.kernels import cpu, encode_topk, reference
+from unweave.kernels.cpu import encode as blocks_of
+from unweave.kernels.cpu import linear, preselect, select, workspace
 from unweave.kernels.testing import assert_as_accurate_as
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernel_tools makes its data on the GPU there")
@@ -17,7 +20,7 @@ SHAPES = [(1, 1, 1, 1), (5, 7, 130, 4), (7, 33, 300, 17), (4, 6, 100, 100), (8, 
 def blocks(request, monkeypatch):
     """Every test in one block and in several, ragged ones; memory that was never written shows."""
     for name, size in zip(("TOKENS", "LATENTS", "SLICE"), BLOCKS[request.param], strict=True):
-        monkeypatch.setattr(cpu, name, size)
+        monkeypatch.setattr(blocks_of, name, size)
     monkeypatch.setattr(workspace, "_kept", type(workspace._kept)())
     check = poison_memory(monkeypatch)
     yield request.param
@@ -151,12 +154,12 @@ def test_a_bound_is_lowered_by_what_rounding_can_change():
     x, W = torch.ones(1, 2), torch.ones(3, 2)
     eps = torch.finfo(torch.float32).eps
     for bound in (1.0, 1e6, -1e6):
-        assert cpu._lowered(torch.tensor(bound), x, W) <= bound - abs(bound) * eps
+        assert blocks_of._lowered(torch.tensor(bound), x, W) <= bound - abs(bound) * eps
     x[0, 0] = torch.nan
-    assert cpu._lowered(torch.tensor(0.0), torch.cat([x, torch.ones(1, 2)]), W) < 0
+    assert blocks_of._lowered(torch.tensor(0.0), torch.cat([x, torch.ones(1, 2)]), W) < 0
     for bound in (torch.inf, -torch.inf):
-        assert cpu._lowered(torch.tensor(bound), x, W) == bound
-    assert cpu._lowered(torch.tensor(torch.nan), x, W).isnan()
+        assert blocks_of._lowered(torch.tensor(bound), x, W) == bound
+    assert blocks_of._lowered(torch.tensor(torch.nan), x, W).isnan()
 
 
 def test_groups_of_latents_are_a_view():
@@ -220,10 +223,10 @@ def test_linear_ops_are_the_definition(token, k, latent, d, dtype):
         "weight_gradient": (values, indices, rows, latent),
     }
     for op, arguments in calls.items():
-        ours, theirs = getattr(cpu_linear, op)(*arguments), getattr(reference, op)(*arguments)
+        ours, theirs = getattr(linear, op)(*arguments), getattr(reference, op)(*arguments)
         assert ours.dtype == theirs.dtype
         exactly([ours], [theirs])
-        exactly([getattr(cpu_linear, op)(*(a.int() if a is indices else a for a in arguments))], [theirs])
+        exactly([getattr(linear, op)(*(a.int() if a is indices else a for a in arguments))], [theirs])
     agree("sae_gradient", rows, x, values, indices, W)
 
 
@@ -278,8 +281,8 @@ TOKEN, LATENT = 192, 640  # 122,880 pre-activations in all; a block below has 2,
 @pytest.mark.parametrize("is_preselected", [False, True])
 @pytest.mark.parametrize("make", [randn, integers, lambda *shape, seed: integers(*shape, seed=seed) * torch.nan])
 def test_nothing_as_large_as_token_times_latent_is_ever_made(make, is_preselected, monkeypatch):
-    monkeypatch.setattr(cpu, "TOKENS", 16)
-    monkeypatch.setattr(cpu, "LATENTS", 128)
+    monkeypatch.setattr(blocks_of, "TOKENS", 16)
+    monkeypatch.setattr(blocks_of, "LATENTS", 128)
     monkeypatch.setattr(preselect, "BLOCK", (16, 128))
     monkeypatch.setattr(preselect, "pays", lambda *_: is_preselected)
     x, W, b = case(TOKEN, 6, LATENT, make=make)
@@ -299,3 +302,25 @@ def test_the_buffer_is_kept_and_has_a_limit(monkeypatch):
     assert first.data_ptr() == again.data_ptr() and again.shape == (7, 10)
     monkeypatch.setattr(workspace, "LIMIT", 64)
     assert workspace.borrow(5, 5, dtype=torch.float32).data_ptr() != first.data_ptr()
+
+
+def test_cpu_tensors_stay_on_the_cpu_whatever_the_default_device():
+    x, W, b = (integers(*shape, seed=seed) for seed, shape in enumerate([(20, 5), (64, 5), (64,)]))
+    edges = torch.tensor([0.0, 1.0, 2.0])
+    with torch.device("meta"):
+        values, indices = kernels.encode_topk(x, W, b, 3)
+        out = [
+            values,
+            indices,
+            *kernels.topk(x, 2),
+            *kernels.encode_batch_topk(x, W, b, 3),
+            *kernels.encode_relu(x, W, b),
+        ]
+        out += [
+            kernels.decode(values, indices, W),
+            kernels.contract(x, indices, W),
+            *kernels.segment(values, indices, 64, edges, 2),
+        ]
+        out += [kernels.weight_gradient(values, indices, x, 64), *kernels.sae_gradient(x, x, values, indices, W)]
+        out += preselect.select_topk(x, W, b, 3)
+    assert {tensor.device.type for tensor in out} == {"cpu"}

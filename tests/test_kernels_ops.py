@@ -24,7 +24,6 @@ from unweave.kernels import (
     encode_jumprelu,
     encode_relu,
     encode_topk,
-    preselect,
     sae_gradient,
     segment,
     select_topk,
@@ -32,6 +31,7 @@ from unweave.kernels import (
     weight_gradient,
     which,
 )
+from unweave.kernels.cpu import preselect
 
 TOKEN, D, LATENT, STACK, K = 5, 4, 9, 2, 3
 PATHS = ["cpu", "reference"]

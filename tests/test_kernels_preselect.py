@@ -10,7 +10,9 @@ from math import isnan
 import pytest
 import torch
 from kernel_tools import exactly, integers, poison_memory, randn
-from unweave.kernels import contract, cpu, preselect, reference, select_topk
+from unweave.kernels import contract, reference, select_topk
+from unweave.kernels.cpu import encode as blocks_of
+from unweave.kernels.cpu import preselect
 
 TOKENS, LATENTS = 24, 400
 BELOW_TIE = 2.0**-8 - 2.0**-20  # what rounding to bfloat16 takes off 1 + this: nearly all it can
@@ -152,8 +154,8 @@ def test_what_is_not_finite_is_not_proven_or_right(where, poison):
 def test_unproven_tokens_are_redone(name, k, monkeypatch):
     """Sums of these are exact, so the whole encoder equals the definition bit for bit, whoever computed a token."""
     monkeypatch.setattr(preselect, "pays", lambda *_: True)
-    monkeypatch.setattr(cpu, "TOKENS", 5)
-    monkeypatch.setattr(cpu, "LATENTS", 170)
+    monkeypatch.setattr(blocks_of, "TOKENS", 5)
+    monkeypatch.setattr(blocks_of, "LATENTS", 170)
     x, W, b = {
         "tied": (integers(TOKENS, 2).cpu(), integers(LATENTS, 2, seed=1).cpu(), torch.zeros(LATENTS)),
         "crowded": cases()["crowded"],

@@ -60,7 +60,7 @@ def cpu() -> Result:
     """Model, cores, threads, memory, and whether bfloat16 is multiplied in tiles."""
     import torch
 
-    from ..kernels.preselect import has_fast_bfloat16
+    from ..kernels.cpu.preselect import has_fast_bfloat16
 
     return {
         "name": cpu_model(),

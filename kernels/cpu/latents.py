@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference
+from .. import reference
+from ..segment import sorted_keys
 from .lists import check_indices
-from .segment import sorted_keys
 
 
 def segment(
@@ -18,20 +18,20 @@ def segment(
     if values.dtype == torch.float64:
         return reference.segment(values, indices, latents, edges, examples)
     keys, slots = sorted_keys(values, indices, latents)
-    offsets = torch.searchsorted(keys, torch.arange(latents + 1) << 32)
+    offsets = torch.searchsorted(keys, torch.arange(latents + 1, device=keys.device) << 32)
     # Empty slots stand at the end.
     slots = slots[: int(offsets[-1])]
     latent, value = indices.reshape(-1)[slots].long(), values.reshape(-1)[slots]
 
     bins = len(edges) - 1
     place = torch.searchsorted(edges[1:-1].float().contiguous(), value.float(), right=True)
-    histogram = torch.zeros(latents * bins, dtype=torch.int32)
-    histogram.scatter_add_(0, latent * bins + place, torch.ones(len(slots), dtype=torch.int32))
+    histogram = slots.new_zeros(latents * bins, dtype=torch.int32)
+    histogram.scatter_add_(0, latent * bins + place, slots.new_ones(len(slots), dtype=torch.int32))
 
-    rank = torch.arange(len(slots)) - offsets[latent]
+    rank = torch.arange(len(slots), device=slots.device) - offsets[latent]
     best = rank < examples
     at = (latent * examples + rank)[best]
-    top_values, top_tokens = values.new_zeros(latents * examples), torch.full((latents * examples,), -1)
+    top_values, top_tokens = values.new_zeros(latents * examples), slots.new_full((latents * examples,), -1)
     top_values[at], top_tokens[at] = value[best], slots[best] // max(indices.shape[1], 1)
     top = (latents, examples)
     return offsets.diff(), histogram.view(latents, bins), top_values.view(top), top_tokens.view(top)

@@ -21,8 +21,8 @@ def borrow(*shape: int, dtype: torch.dtype) -> Tensor:
     """An uninitialised tensor of this shape in the thread's buffer (a new one where it would not fit)."""
     size = math.prod(shape) * dtype.itemsize
     if size > LIMIT:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     kept = getattr(_kept, "bytes", None)
     if kept is None or len(kept) < size:
-        kept = _kept.bytes = torch.empty(size, dtype=torch.uint8)
+        kept = _kept.bytes = torch.empty(size, dtype=torch.uint8, device="cpu")
     return kept[:size].view(dtype).view(shape)

@@ -17,24 +17,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..reference import at_least_float32
 from . import preselect
-from .cpu_linear import contract, decode, sae_gradient, weight_gradient
-from .cpu_segment import segment
-from .reference import at_least_float32
 from .select import top
 from .workspace import borrow
-
-__all__ = [
-    "contract",
-    "decode",
-    "encode_batch_topk",
-    "encode_threshold",
-    "encode_topk",
-    "sae_gradient",
-    "segment",
-    "topk",
-    "weight_gradient",
-]
 
 TOKENS, LATENTS, SLICE = 1024, 16_384, 4096  # of a block (64 MiB), and the latents of one matmul
 
@@ -62,7 +48,7 @@ def _topk_of(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _dense_topk(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    values, indices = x.new_empty(len(x), k, dtype=W.dtype), torch.empty(len(x), k, dtype=torch.int64)
+    values, indices = x.new_empty(len(x), k, dtype=W.dtype), x.new_empty(len(x), k, dtype=torch.int64)
     for start, part in enumerate_blocks(x):
         found = [(first, top(pre, min(k, pre.shape[1]))) for first, pre in _preactivations(part, W, b)]
         best = found[0][1]
@@ -154,7 +140,7 @@ def _preactivations(x: Tensor, W: Tensor, b: Tensor) -> Iterator[tuple[int, Tens
 
 def _joined(lists: list[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not lists:
-        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), like
+        return like.long(), like.long(), like
     token, latent, value = zip(*lists, strict=True)
     return torch.cat(token), torch.cat(latent), torch.cat(value)
 
@@ -167,9 +153,9 @@ def _padded(
     token, latent, value = token[order], latent[order], value[order]
     count = torch.bincount(token, minlength=shape[0] * shape[1])
     slots = max(1, int(count.max()) if capacity < 0 and count.numel() else capacity)
-    slot = torch.arange(len(token)) - (count.cumsum(0) - count)[token]
+    slot = torch.arange(len(token), device=token.device) - (count.cumsum(0) - count)[token]
     fits = slot < slots
-    values, indices = value.new_zeros(len(count), slots), torch.zeros(len(count), slots, dtype=torch.int64)
+    values, indices = value.new_zeros(len(count), slots), token.new_zeros(len(count), slots)
     values[token[fits], slot[fits]], indices[token[fits], slot[fits]] = value[fits], latent[fits]
     values[count > slots] = torch.nan
     return values.view(*shape, slots), indices.view(*shape, slots), count.view(shape).int()

@@ -24,9 +24,9 @@ def some_top(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return torch.topk(pre, k, sorted=False)
     whole = groups * GROUP
     _, best = some_top(pre[:, :whole].unflatten(1, (GROUP, groups)).amax(1), k)
-    columns = (best[:, :, None] + torch.arange(0, whole, groups)).flatten(1)
+    columns = (best[:, :, None] + torch.arange(0, whole, groups, device=pre.device)).flatten(1)
     if whole < width:
-        columns = torch.cat([columns, torch.arange(whole, width).expand(len(pre), -1)], 1)
+        columns = torch.cat([columns, torch.arange(whole, width, device=pre.device).expand(len(pre), -1)], 1)
     values, place = torch.topk(pre.gather(1, columns), k, sorted=False)
     return values, columns.gather(1, place)
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from .reference import at_least_float32
+from ..reference import at_least_float32
 
 
 class Lists(NamedTuple):
@@ -47,7 +47,7 @@ def list_by_latent(latents_of: Int[Tensor, "..."], rows_of: Int[Tensor, "..."], 
     flat = latents_of.reshape(-1)
     check_indices(flat, latents)
     latent, order = torch.sort(flat, stable=True)
-    offsets = torch.searchsorted(latent, torch.arange(latents + 1, dtype=latent.dtype))
+    offsets = torch.searchsorted(latent, torch.arange(latents + 1, dtype=latent.dtype, device=latent.device))
     return Lists(order, rows_of.reshape(-1)[order], offsets)
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from ..reference import at_least_float32
 from .lists import check_indices, list_by_latent
-from .reference import at_least_float32
 
 
 def decode(values: Tensor, indices: Tensor, W: Tensor) -> Tensor:
@@ -31,8 +31,8 @@ def contract(rows: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     tokens, k = indices.shape
     if not indices.numel():
         return rows.new_zeros(tokens, k)
-    of_token = torch.arange(tokens, dtype=indices.dtype).repeat_interleave(k)
-    start = torch.arange(0, tokens * k, k, dtype=indices.dtype)
+    of_token = torch.arange(tokens, dtype=indices.dtype, device=indices.device).repeat_interleave(k)
+    start = torch.arange(0, tokens * k, k, dtype=indices.dtype, device=indices.device)
     out = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         rows.contiguous(), W.contiguous(), indices.reshape(-1).contiguous(), start, of_token, 0
     )
@@ -41,7 +41,7 @@ def contract(rows: Tensor, indices: Tensor, W: Tensor) -> Tensor:
 
 def weight_gradient(values: Tensor, indices: Tensor, rows: Tensor, latents: int) -> Tensor:
     """Transposed codes times rows."""
-    tokens = torch.arange(len(indices))[:, None].expand(indices.shape)
+    tokens = torch.arange(len(indices), device=indices.device)[:, None].expand(indices.shape)
     return list_by_latent(indices, tokens, latents).sum(values, rows)
 
 
@@ -50,7 +50,7 @@ def sae_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Slots are listed once for both matrices."""
     d_pre = contract(g, indices, W_dec) * (values != 0)
-    tokens = torch.arange(len(indices))[:, None].expand(indices.shape)
+    tokens = torch.arange(len(indices), device=indices.device)[:, None].expand(indices.shape)
     lists = list_by_latent(indices, tokens, len(W_dec))
     of_b_enc = d_pre.new_zeros(len(W_dec)).index_add_(0, indices.reshape(-1), d_pre.reshape(-1))
     return d_pre, lists.sum(values, g), lists.sum(d_pre, x), of_b_enc

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .cpu_linear import contract
+from .linear import contract
 from .select import some_top, top_of_candidates
 from .workspace import borrow
 
@@ -114,7 +114,7 @@ def _right(W: Tensor, b: Tensor) -> Tensor:
     """`[latent d+5]`: w', the bias in three parts, |w| and |dw|; bias and |dw| with room for the error of the sums."""
     latents, d = W.shape
     sums = (d + 8) * 2.0**-22
-    out = torch.empty(latents, d + 5, dtype=torch.bfloat16)
+    out = W.new_empty(latents, d + 5, dtype=torch.bfloat16)
     for start in range(0, latents, ROWS):
         part = slice(start, start + ROWS)
         rounded, norm = W[part].bfloat16(), _norm(W[part])
