@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-BENCHMARKS = {"quality": ["tests/test_kernels_topk.py", "tests/test_kernels_decode.py"]}
+OPS = [f"tests/test_kernels_{name}.py" for name in ("topk", "decode", "segment", "ops", "cpu", "preselect")]
+STEP = ["tests/test_saes_losses.py", "tests/test_saes_step.py", "tests/test_benchmarks.py"]
+# Of each benchmark the tests that have to pass before it is run.
+BENCHMARKS = {
+    "model": ["tests/test_benchmarks.py"],
+    "ops": [*OPS, "tests/test_kernels_gpu_encode.py", "tests/test_kernels_gpu_decode.py"],
+    "quality": [*OPS, *STEP],
+    "scaling": [*OPS, *STEP],
+    "step": [*OPS, *STEP],
+}
+# A thread that waits sleeps instead of spinning, before torch reads this: on shared cores spinning is most of the CPU time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, str(HERE))  # PYTHONSAFEPATH keeps this folder off the path
 
 
@@ -45,8 +56,15 @@ def main(names: list[str]) -> int:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print rows as a table."""
-    for row in [dict(zip(rows[0], rows[0], strict=True)), *rows]:
-        print("  ".join(f"{value:>20.4f}" if isinstance(value, float) else f"{value!s:>20}" for value in row.values()))
+    lines = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def cell(value: Any) -> str:
+    """A value as it is printed."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -66,8 +84,11 @@ def append(path: Path, rows: list[dict[str, Any]]) -> None:
     }  # fmt: skip
     path.parent.mkdir(exist_ok=True)
     is_new = not path.exists()
+    columns = [*about, *rows[0]]
+    if not is_new and (there := path.read_text().partition("\n")[0].strip().split(",")) != columns:
+        raise ValueError(f"expected the columns of {path.name}, {there}; got {columns}; give the old file another name")
     with path.open("a", newline="") as handle:
-        writer = csv.DictWriter(handle, [*about, *rows[0]])
+        writer = csv.DictWriter(handle, columns)
         if is_new:
             writer.writeheader()
         writer.writerows({**about, **row} for row in rows)

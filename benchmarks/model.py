@@ -20,7 +20,8 @@ import work
 from work import Shape, Work
 
 TENSOR, BANDWIDTH, LANES = 798e12, 3.0e12, 132 * 128 * 1.755e9  # a second
-TOKENS, WIDTHS, LATENTS = 8192, {768: 32, 2304: 64, 4096: 64}, (2**14, 2**16, 2**18, 2**20)  # k for each d
+TOKENS, WIDTHS = 8192, (768, 2304, 4096)
+LATENTS = {2**14: 32, 2**16: 64, 2**18: 64, 2**20: 128}  # k for each, about as in the shapes of kernels.md
 
 Kernels = tuple[Callable[[Shape], Work], ...]
 OPS: dict[str, Kernels] = {
@@ -40,8 +41,8 @@ def run() -> list[dict[str, Any]]:
     """Every op at every shape, `encode_topk` also kernel by kernel."""
     rows = []
     for size in (2, 4):
-        for d, k in WIDTHS.items():
-            for latents in LATENTS:
+        for d in WIDTHS:
+            for latents, k in LATENTS.items():
                 s = Shape(TOKENS, d, latents, k, size)
                 rows += [row(op, s, kernels) for op, kernels in OPS.items()]
                 rows += [row(kernel.__name__, s, (kernel,)) for kernel in OPS["encode_topk"]]
@@ -73,7 +74,7 @@ def floor(op: str, s: Shape) -> Work:
     codes, named, out = 12 * s.slots, min(s.latents, s.slots) * s.d * s.size, 4 * s.latents * s.d
     products, per_slot = float(s.tokens * s.latents * s.d), float(s.slots * s.d)
     rates = {"tensor": 2 * products} if s.size == 2 else {"lanes": products}
-    encode = Work(s.x + s.weights + s.latents * s.size + codes, **rates)
+    encode = Work(s.x + s.weights + 4 * s.latents + codes, **rates)
     return {
         "decode": Work(codes + named + 4 * s.tokens * s.d, lanes=per_slot),
         "contract": Work(codes + named + s.x, lanes=per_slot),

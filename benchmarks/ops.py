@@ -18,6 +18,7 @@ from timing import Spread, load, spread, timed
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 from unweave import kernels
+from unweave.kernels import reference
 from work import Shape
 
 GPU_SHAPES = [Shape(8192, 768, 24_576, 32, 2), Shape(8192, 2304, 65_536, 64, 2)]
@@ -71,15 +72,17 @@ def row(case: Case, s: Shape, device: torch.device, rates: Rates) -> dict[str, A
 def make_cases(s: Shape, device: torch.device) -> list[Case]:
     """Data of one shape, and every op on them."""
     generator = torch.Generator().manual_seed(0)
-    normal = lambda *shape: torch.randn(*shape, generator=generator).to(device, dtype_of(s))  # noqa: E731
-    x, g, W, b = normal(s.tokens, s.d), normal(s.tokens, s.d), normalize(normal(s.latents, s.d), dim=1), normal(s.latents)
-    b *= 0.1
+    data = (torch.randn(size, generator=generator) for size in ((s.tokens, s.d), (s.tokens, s.d), (s.latents, s.d)))
+    x, g, W = (part.to(device, dtype_of(s)) for part in data)
+    W, b = normalize(W, dim=1), 0.1 * W[:, 0]
     threshold = torch.full_like(b, float(pre(x[:256], W, b).float().topk(s.k).values[:, -1].mean()))
     values, indices = kernels.encode_topk(x, W, b, s.k)
     weights, edges = values.to(W.dtype), torch.linspace(0, 8, 33, device=device)
     given = pre(x, W, b) if s.latents < 50_000 else pre(x[: s.tokens // 4], W, b)
     return [
-        Case("encode_topk", partial(kernels.encode_topk, x, W, b, s.k), {"addmm, topk": lambda: pre(x, W, b).topk(s.k)}),
+        Case(
+            "encode_topk", partial(kernels.encode_topk, x, W, b, s.k), {"addmm, topk": lambda: pre(x, W, b).topk(s.k)}
+        ),
         Case(
             "encode_batch_topk",
             partial(kernels.encode_batch_topk, x, W, b, s.k, capacity=4 * s.k),
@@ -110,7 +113,10 @@ def make_cases(s: Shape, device: torch.device) -> list[Case]:
         Case(
             "weight_gradient",
             partial(kernels.weight_gradient, values, indices, g, s.latents),
-            {"dense matmul": lambda: dense(weights, indices, s).T @ g, "index_add": lambda: add(weights, indices, g, s)},
+            {
+                "dense matmul": lambda: dense(weights, indices, s).T @ g,
+                "index_add": lambda: add(weights, indices, g, s),
+            },
         ),
         Case(
             "sae_gradient",
@@ -120,7 +126,7 @@ def make_cases(s: Shape, device: torch.device) -> list[Case]:
         Case(
             "segment",
             partial(kernels.segment, values, indices, s.latents, edges, 16),
-            {"definition": lambda: definition(values, indices, s.latents, edges, 16)},
+            {"definition": partial(reference.segment, values, indices, s.latents, edges, 16)},
         ),
     ]
 
@@ -151,13 +157,6 @@ def dense_gradient(g: Tensor, x: Tensor, values: Tensor, indices: Tensor, W: Ten
     of_codes = (g @ W.T).gather(1, indices)
     of_pre = dense(of_codes, indices, s)
     return of_codes, dense(values, indices, s).T @ g, of_pre.T @ x, of_pre.sum(0)
-
-
-def definition(*args: Any) -> Any:
-    """`segment` in plain torch."""
-    from unweave.kernels import reference
-
-    return reference.segment(*args)
 
 
 def measure(call: Call, device: torch.device) -> Spread:

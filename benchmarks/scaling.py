@@ -2,7 +2,7 @@
 
 The training-step work of step.py at 4k to 262k latents with k = 32, and at 16k latents with k = 16 to 256; no latent is dead.
 Costs are CPU time in floors *of that shape*, so a constant column means growth with the dense encoder matmul. The parts:
-encode and decode are timed by themselves, the rest of the step is gradients and the update.
+encode and decode are timed by themselves, the rest of the step is gradients and the update. On one thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from step import OURS, Work, few_steps, has_amx, make_batches, make_step, make_weights
+from step import OURS, WORK, Work, few_steps, has_amx, make_batches, make_step, make_weights
 from timing import in_fresh_process, load, make_floor, spread, timed
 from torch import Tensor
 from unweave.kernels import decode, encode_topk
@@ -23,22 +23,24 @@ SIZES = [
 ]
 
 
-def run(sizes: list[tuple[int, int]] = SIZES, base: Work = Work()) -> list[dict[str, Any]]:
+def run(sizes: list[tuple[int, int]] = SIZES, base: Work = WORK) -> list[dict[str, Any]]:
     """One row for each size that fits in memory; progress is printed."""
-    rows = []
+    usual, rows = torch.get_num_threads(), []
+    torch.set_num_threads(1)
     for latents, k in sizes:
         work = base._replace(latents=latents, k=k)
         needed, free = needed_mb(work), free_mb()
         if needed > free:
             print(f"{latents} latents, k = {k}: skipped, needs {needed:.0f} MB and {free:.0f} MB are free")
             continue
-        # A second and a half of matmul each is repeats enough.
-        rows.append(measure(work, repeats=3 if latents > 65_536 else 6 if latents > 16_384 else 12))
+        # A few seconds of matmul each are enough.
+        rows.append(measure(work, repeats=2 if latents > 65_536 else 4 if latents > 16_384 else 10))
         print(f"{latents} latents, k = {k}: {rows[-1]['step']:.2f} floors")
+    torch.set_num_threads(usual)
     return rows
 
 
-def measure(work: Work, repeats: int, warm: int = 2) -> dict[str, Any]:
+def measure(work: Work, repeats: int, warm: int = 1) -> dict[str, Any]:
     """The row of one size: a floor, each part, and a whole step take turns."""
     peak = in_fresh_process(few_steps, OURS, work, False)
     batches, floor = make_batches(work), make_floor(work.batch, work.d, work.latents)

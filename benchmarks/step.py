@@ -13,10 +13,7 @@ All of them take turns in one process, the floor before each step. Peak memory i
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterable
-from types import ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -24,6 +21,7 @@ import torch
 from dense import Dense
 from timing import in_fresh_process, load, make_floor, spread, timed
 from torch import Tensor
+from unweave.kernels.cpu import preselect
 from unweave.saes import TrainConfig
 from unweave.saes.rows import Pair
 from unweave.saes.step import METRICS, TrainState, train_step
@@ -47,7 +45,10 @@ class Work(NamedTuple):
     batch: int = 2048
 
 
-def run(work: Work = Work(), warm: int = 5, steps: int = 15) -> list[dict[str, Any]]:
+WORK = Work()
+
+
+def run(work: Work = WORK, warm: int = 5, steps: int = 15) -> list[dict[str, Any]]:
     """One row for each number of threads, AuxK or not, and method."""
     peaks = {(name, auxk): in_fresh_process(few_steps, name, work, auxk) for name in METHODS for auxk in (False, True)}
     batches = make_batches(work)
@@ -59,7 +60,9 @@ def run(work: Work = Work(), warm: int = 5, steps: int = 15) -> list[dict[str, A
             methods = {name: make_step(name, batches[0], work, auxk) for name in METHODS}
             for row in measure(methods, batches, make_floor(work.batch, work.d, work.latents), warm, steps):
                 peak = peaks[row["method"], auxk]
-                rows.append({"auxk": auxk, "threads": threads, **row, "peak_mb": peak, "amx": has_amx(), "load": load()})
+                rows.append(
+                    {"auxk": auxk, "threads": threads, **row, "peak_mb": peak, "amx": has_amx(), "load": load()}
+                )
     torch.set_num_threads(usual)
     return rows
 
@@ -102,14 +105,7 @@ def make_step(name: str, x: Tensor, work: Work, auxk: bool) -> Callable[[Tensor]
 
 def without_bfloat16(function: Callable[[Tensor], float]) -> Callable[[Tensor], float]:
     """The function with the preselection in bfloat16 turned off."""
-    return mock.patch.object(preselection(), "pays", lambda *_: False)(function)
-
-
-def preselection() -> ModuleType:
-    """The module that decides on it."""
-    package = importlib.util.find_spec("unweave.kernels.cpu")
-    is_package = package is not None and package.submodule_search_locations is not None
-    return importlib.import_module(f"unweave.kernels.{'cpu.' if is_package else ''}preselect")
+    return mock.patch.object(preselect, "pays", lambda *_: False)(function)
 
 
 def make_weights(work: Work) -> dict[str, Tensor]:

@@ -56,11 +56,13 @@ def load() -> float:
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> float:
     """Peak resident MB of a process that imports the function's module, calls it and nothing else."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(function, *args).result()
-        return pool.submit(peak_mb).result()
+        return pool.submit(peak_mb, function, *args).result()
 
 
-def peak_mb() -> float:
-    """Peak resident MB of this process so far. (`ru_maxrss` would count what the parent held when it started us.)"""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+def peak_mb(function: Callable[..., Any], *args: Any) -> float:
+    """Peak resident MB of this process once it has called a function.
+
+    From /proc, so on Linux; `ru_maxrss` would count what the parent held when it started this process.
+    """
+    function(*args)
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024

@@ -13,18 +13,20 @@ pessimistic just above CACHE.) Left out: launches, and the index arithmetic of `
 
 from __future__ import annotations
 
+from math import exp
 from typing import NamedTuple
 
 from unweave.kernels.dispatch import expected_repairs
 
 CACHE = 32 * 2**20  # bytes counted on to stay in L2, as in rows.py
 EPILOGUE = 11.4  # instructions per pre-activation beyond those of a matmul: kernels.md section 4, sm_90
-RUNNING = 132 * 2  # programs of eight warps at a time: with 88 registers a thread, two on each multiprocessor
-HELD = 8192  # keys of a row that `merge` keeps in registers
-BITS = 32  # passes over the keys of a row, at most
+RUNNING = 132 * 4  # programs of four warps at a time: with up to 128 registers a thread, four on each multiprocessor
+WIDEST = 8192  # keys that one program of `merge` holds, and counts once for each of their 32 bits
 STRIP = 256  # columns that decode and its derivatives take at a time
 SEGMENT = 128  # slots of a latent that one program sums
-SORT = 8 * 32 + 8  # bytes a slot: a radix sort of 64-bit keys with their places, 8 bits a pass, and a histogram (assumed)
+SORT = (
+    8 * 32 + 8
+)  # bytes a slot: a radix sort of 64-bit keys with their places, 8 bits a pass, and a histogram (assumed)
 
 
 class Shape(NamedTuple):
@@ -93,28 +95,30 @@ def group_matmul(s: Shape) -> Work:
     return matmul(s, 12 * s.tokens * s.groups + 2 * 8 * 32 * s.groups, EPILOGUE)
 
 
-def rereads_rows(s: Shape) -> bool:
-    """Whether keys and words of the rows at hand are more than the cache holds."""
-    return RUNNING * 12 * s.groups > CACHE
-
-
 def merge(s: Shape) -> Work:
-    """Counts a row's keys once a bit, from registers up to HELD keys; then reads keys and words, and writes the list."""
-    passes = BITS if 2 * s.groups > HELD and rereads_rows(s) else 0
-    moved = s.tokens * s.groups * (12 + passes * 8) + 8 * s.slots
-    return Work(moved, moved, lanes=2.0 * BITS * s.tokens * 2 * s.groups)
+    """Keys and words once, in segments of WIDEST keys, a list of each; with several, these are read for the first k."""
+    segments = -(-2 * s.groups // WIDEST)
+    moved = 12 * s.tokens * s.groups + segments * (8 * s.slots + 4 * s.tokens)
+    lanes = 2.0 * 32 * s.tokens * 2 * s.groups
+    if segments > 1:
+        moved += (segments + 1) * (8 * s.slots + 4 * s.tokens)
+        lanes += 2.0 * 64 * segments * s.slots
+    return Work(moved, moved, lanes=lanes)
 
 
 def recompute(s: Shape) -> Work:
     """Groups that fail the proof, for random rows: 32 rows of W, the token's row and 32 biases each."""
     groups = s.tokens * expected_repairs(s.latents, s.k)
-    again = groups * ((0 if s.weights <= CACHE else 32 * s.d * s.size) + s.d * s.size + 32 * s.size)
+    again = groups * ((0 if s.weights <= CACHE else 32 * s.d * s.size) + s.d * s.size + 32 * 4)
     return Work(again, 0, again, lanes=32.0 * s.d * groups)
 
 
 def repair(s: Shape) -> Work:
-    """Reads every word, reads the list and writes it where it changes (here: everywhere)."""
-    scratch, more = 4 * s.tokens * s.groups + 2 * 8 * s.slots, recompute(s)
+    """Reads every row's doubt; of a row in doubt the words and the list, which is written again."""
+    # A group is in doubt by the k first of its segment, which are more than those of the row.
+    segments = -(-2 * s.groups // WIDEST)
+    doubted, more = 1 - exp(-segments * expected_repairs(-(-s.latents // segments), s.k)), recompute(s)
+    scratch = 4 * s.tokens + doubted * (4 * s.tokens * s.groups + 2 * 8 * s.slots)
     return Work(scratch + more.bytes, scratch, more.again, lanes=more.lanes)
 
 
@@ -125,7 +129,7 @@ def order(s: Shape) -> Work:
 
 def gather_active(s: Shape) -> Work:
     """Reads keys and words, then words; writes a list and its length; recomputes groups with more than two active."""
-    words = 4 * s.tokens * s.groups if rereads_rows(s) else 0
+    words = 4 * s.tokens * s.groups if RUNNING * 12 * s.groups > CACHE else 0
     scratch, more = 12 * s.tokens * s.groups + words + 8 * s.slots + 2 * 4 * s.tokens, recompute(s)
     return Work(scratch + more.bytes, scratch, more.again, lanes=more.lanes)
 
