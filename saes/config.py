@@ -128,6 +128,8 @@ class TrainConfig:
         for name in ("auxk", "drop_norm", "dead_after"):
             if not 0 <= (getattr(self, name) or 0) < float("inf"):
                 raise UserError(f"expected {name} to be zero or more; got {getattr(self, name)}")
+        if self.matmul not in ("auto", "float32", "bfloat16"):
+            raise UserError(f"expected matmul auto, float32 or bfloat16; got {self.matmul!r}")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise UserError(f"expected a learning rate above zero; got lr={self.lr}; leave it out for the default")
 

@@ -61,7 +61,10 @@ def train(
         return Dictionary.load(run.folder, device=device)  # type: ignore[arg-type]  # a finished run has a folder
     try:
         return _train(run, config, data, device)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        # The CPU's allocator has no type of error of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
         shape = config.dictionary
         raise UserError(
             f"expected {device} to hold {shape.latents:,} latents with Adam's moments and a batch of {config.batch:,} tokens; "

@@ -203,3 +203,12 @@ def test_it_does_not_pay_where_torch_is_told_not_to_use_the_tiles(monkeypatch):
         torch.backends.mkldnn.set_flags(_enabled=before[0])
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     assert not preselect.has_fast_bfloat16()
+
+
+def test_tokens_whose_sums_may_overflow_are_not_proven():
+    x = torch.stack([torch.full((8,), 2e19), torch.full((8,), 1.0)])
+    W = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)) * 1e18
+    W[7] = 3e18  # far above the others, so that nothing else stands in the way
+    found = preselect.select_topk(x, W, torch.zeros(200), 1)
+    assert found.is_proven.tolist() == [False, True]
+    assert found.indices[1].tolist() == [7]

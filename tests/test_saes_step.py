@@ -213,9 +213,17 @@ def test_training_ends_where_no_batch_is_finite(tmp_path, monkeypatch):
         train(small(), stream(12), tmp_path / "out", device="cpu", progress=False)
 
 
-def test_running_out_of_memory_names_what_to_lower(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore of it"),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GiB."),
+    ],
+    ids=["CUDA", "CPU"],
+)
+def test_running_out_of_memory_names_what_to_lower(error, monkeypatch):
     def full(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore of it")
+        raise error
 
     monkeypatch.setattr("unweave.saes.step.encode_topk", full)
     with pytest.raises(UserError, match=r"32 latents .* batch of 64 tokens; .*9 GiB.*; lower --batch, or --latents"):
@@ -311,3 +319,12 @@ def test_bfloat16_rounds_what_the_encoder_multiplies_and_nothing_else():
     exact = train_step(state_of("sae", torch.float32), pair)[METRICS.index("fvu")]
     assert fvu != exact
     assert all(tensor.dtype == torch.float32 for tensor in everything(state).values() if tensor.is_floating_point())
+
+
+def test_an_error_that_is_not_of_memory_is_not_taken_for_one(monkeypatch):
+    def broken(*args):
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr("unweave.saes.step.encode_topk", broken)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        train(small(), stream(2), device="cpu", progress=False)

@@ -32,6 +32,7 @@ ROWS = 1024  # of the weights, rounded at a time
 FEWEST_TOKENS = 256  # below, rounding the weights costs more than the faster matmul saves
 ROUNDING = 2.0**-8  # of a bfloat16, relative
 TINY = 1e-30  # tile instructions take numbers below 2^-126 as zero
+HUGE = 1e37
 FLOOR = 2.0**-63  # entries whose squares underflow, or that tile instructions take as zero, are smaller
 
 
@@ -71,7 +72,9 @@ def select_topk(x: Tensor, W: Tensor, b: Tensor, k: int) -> Selection:
     """The k largest of `x @ W.T + b` for each token of `x [token d]`; float32."""
     left_out, best = _largest_bounds(x, W, b, candidates(k))
     values, indices = top_of_candidates(contract(x, best, W) + b[best], best, k)
-    return Selection(values, indices, _before_rounding(left_out) < values[:, -1])
+    # No part of a sum can overflow where this holds.
+    largest = _norm(x) * _norm(W).max() + torch.where(b.isinf(), 0, b).abs().max()
+    return Selection(values, indices, (largest < HUGE) & (_before_rounding(left_out) < values[:, -1]))
 
 
 def _before_rounding(bound: Tensor) -> Tensor:
