@@ -160,6 +160,6 @@ MERGE = [
 ]
 LISTS = [
     row("1024", merge_lists, BLOCK=1024),
-    row("4096", merge_lists, num_warps=8, BLOCK=4096),
+    row("4096", merge_lists, num_warps=8, registers=160, BLOCK=4096),
 ]
 CONFIGURATIONS = [*MERGE, *LISTS]
