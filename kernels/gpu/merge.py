@@ -41,7 +41,7 @@ def merge(keys: Tensor, words: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _first(entries: Tensor, k: int) -> Tensor:
     rows, width = entries.shape
-    shape = next((shape for shape in ("1024", "4096") if width <= int(shape)), None)
+    shape = next((shape for shape in ("1024", "2048") if width <= int(shape)), None)
     if shape is None:
         return entries.topk(k, dim=1, sorted=False).values
     first = entries.new_empty(rows, k)
@@ -160,6 +160,6 @@ MERGE = [
 ]
 LISTS = [
     row("1024", merge_lists, BLOCK=1024),
-    row("4096", merge_lists, num_warps=8, registers=160, BLOCK=4096),
+    row("2048", merge_lists, num_warps=8, BLOCK=2048),
 ]
 CONFIGURATIONS = [*MERGE, *LISTS]
