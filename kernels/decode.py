@@ -27,7 +27,7 @@ def decode(
     """Sum the chosen rows of `W_dec`, each weighted by its value.
 
     Accumulates in float32 (float64 for float64 input) and returns the dtype of `values`. A repeated index counts twice;
-    value 0 adds nothing. Differentiable in `values` and `W_dec`. Raises ValueError if an index is outside [0, latent)
+    value 0 adds nothing, of a finite row. Differentiable in `values` and `W_dec`. Raises ValueError if an index is outside [0, latent)
     (checked on the CPU only: a device check would synchronise). Gao et al. 2024, arXiv 2406.04093, section 2.3.
     """
     return _decode(values, indices, W_dec)

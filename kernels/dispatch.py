@@ -39,6 +39,10 @@ OLDEST_TRITON = (3, 6)
 MOST_REPAIRS = 0.5  # groups of latents per token that the fused top-k would have to compute a second time
 
 
+class PathError(RuntimeError):
+    """`UNWEAVE_KERNELS` asks for a path that does not exist or cannot run here."""
+
+
 class Choice(NamedTuple):
     """The path that runs an op, and the reason."""
 
@@ -63,8 +67,8 @@ def which(
     `device` None means CUDA where there is one. The public `encode_jumprelu` and `encode_relu` are the op
     `encode_threshold`, and `select_topk` is `encode_topk`. `latents` and `k` matter to encoders: with many of many neither
     the fused encoder on CUDA nor the CPU's pre-selection pays.
-    For example `print(which("encode_topk", latents=16384, k=32))`. Raises ValueError for an unknown op, and RuntimeError
-    if `UNWEAVE_KERNELS` asks for a path that cannot run here.
+    For example `print(which("encode_topk", latents=16384, k=32))`. Raises ValueError for an unknown op, and PathError
+    (a RuntimeError) if `UNWEAVE_KERNELS` asks for a path that cannot run here.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if op is not None and PUBLIC.get(op, op) not in OPS:
@@ -108,20 +112,18 @@ def choose(op: str, device: str, dtype: torch.dtype, latents: int, k: int) -> Ch
 
 def _forced(asked: str, device: str) -> str:
     if asked not in PATHS:
-        raise RuntimeError(
-            f"expected UNWEAVE_KERNELS to be one of {', '.join(PATHS)}; got {asked!r}; correct or unset it"
-        )
+        raise PathError(f"expected UNWEAVE_KERNELS to be one of {', '.join(PATHS)}; got {asked!r}; correct or unset it")
     if asked == "triton" and (lack := lacks_triton()):
-        raise RuntimeError(
+        raise PathError(
             f"expected triton for UNWEAVE_KERNELS=triton; {lack}; pip install 'unweave[triton]', or unset it"
         )
     if asked == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise RuntimeError(
+        raise PathError(
             f"expected CUDA tensors for UNWEAVE_KERNELS=triton; got {device}; set TRITON_INTERPRET=1 to interpret "
             "the kernels (slow), or unset UNWEAVE_KERNELS"
         )
     if asked == "cpu" and device != "cpu":
-        raise RuntimeError(f"expected CPU tensors for UNWEAVE_KERNELS=cpu; got {device}; unset UNWEAVE_KERNELS")
+        raise PathError(f"expected CPU tensors for UNWEAVE_KERNELS=cpu; got {device}; unset UNWEAVE_KERNELS")
     return asked
 
 

@@ -15,8 +15,8 @@ W_enc may be `[stack latent d]` with b_enc `[stack latent]`: several dictionarie
 codes are then `[stack token k]`. A view of one dictionary as `[group latent/group d]` gives a top k within each group.
 
 Where the number kept varies from token to token, codes are as wide as the widest token needs, which costs one host
-synchronisation on CUDA; with `capacity` they are that wide, nothing synchronises, and a token that needs more comes out
-as NaN throughout: never cut in silence.
+synchronisation on CUDA; with `capacity` they are that wide (or as wide as there are latents), nothing synchronises, and a token
+that needs more comes out as NaN throughout, with indices that mean nothing: never cut in silence.
 """
 
 from __future__ import annotations
@@ -112,6 +112,10 @@ def _check_shapes(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:
         raise ValueError(
             "expected x [token d], W_enc [latent d] or [stack latent d] and b_enc like its rows; "
             f"got {list(x.shape)}, {list(W_enc.shape)}, {list(b_enc.shape)}"
+        )
+    if len({tensor.dtype == torch.float64 for tensor in (x, W_enc, b_enc)}) > 1:
+        raise ValueError(
+            f"expected x, W_enc and b_enc all in float64, or none; got {x.dtype}, {W_enc.dtype}, {b_enc.dtype}; convert one"
         )
 
 

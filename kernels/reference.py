@@ -28,6 +28,12 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def check_indices(indices: Tensor, latents: int) -> None:
+    """ValueError unless every index names a latent; on the CPU only, since on a device it would synchronise."""
+    if indices.device.type == "cpu" and indices.numel() and not (0 <= indices.min() and indices.max() < latents):
+        raise ValueError(f"expected latent indices in [0, {latents}); got {int(indices.min())} to {int(indices.max())}")
+
+
 def decode(values: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     """Codes times matrix: `[token d]`."""
     W = at_least_float32(W)
@@ -36,6 +42,7 @@ def decode(values: Tensor, indices: Tensor, W: Tensor) -> Tensor:
 
 def contract(rows: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     """Chosen entries of `rows @ W.T`: `[token k]`."""
+    check_indices(indices, len(W))
     rows, W = at_least_float32(rows), at_least_float32(W)
     return (rows @ W.T).gather(1, indices.long())
 
@@ -61,6 +68,7 @@ def sae_gradient(
 
 def dense(values: Tensor, indices: Tensor, latents: int) -> Tensor:
     """Codes as a `[token latent]` matrix; a repeated index counts twice."""
+    check_indices(indices, latents)
     return values.new_zeros(len(values), latents).scatter_add(1, indices.long(), values)
 
 
@@ -114,6 +122,7 @@ def segment(
     values: Tensor, indices: Tensor, latents: int, edges: Tensor, examples: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Counts `[latent]`, histogram `[latent bin]`, values and tokens of the top examples `[latent example]`."""
+    check_indices(indices, latents)
     bins = len(edges) - 1
     token, slot = (values != 0).nonzero(as_tuple=True)
     value, latent = values[token, slot], indices[token, slot]

@@ -18,12 +18,13 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 class Adam:
-    """Moments of named tensors; `moments[name]` is the pair (m, v), `steps [1]` how many steps were not skipped."""
+    """Moments of named tensors; `moments[name]` is the pair (m, v), `steps []` how many steps were not skipped."""
 
     def __init__(self, weights: Mapping[str, Tensor]):
         device = next(iter(weights.values())).device
         self.moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
         self.steps = torch.zeros((), device=device)
+        self._is_skipped = torch.zeros((), device=device)
 
     def begin(self, is_skipped: Float[Tensor, ""]) -> None:
         """Begin a step; with `is_skipped` 1 it changes nothing, neither weights nor moments."""

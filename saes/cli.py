@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from ..kernels.dispatch import PathError
 from .config import TrainConfig
 from .errors import UserError
 
@@ -29,7 +30,7 @@ def run_command(call: Callable[[], Result], as_json: bool) -> int:
     """Run a command's work, print its result, and turn a user's mistake into one line and exit code 2."""
     try:
         result = call()
-    except UserError as error:
+    except (UserError, PathError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

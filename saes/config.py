@@ -88,7 +88,7 @@ class TrainConfig:
     lr: float | None = None
     """Peak learning rate of Adam; left out: 4e-3 * sqrt(4096 / latents)."""
     matmul: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type that the encoder multiplies in, with float32 sums; auto: bfloat16 on a GPU, float32 on a CPU, where it is as fast."""
+    """Type that the encoder multiplies in, with float32 sums; auto: bfloat16 on a GPU, else float32 (a CPU only rounds)."""
     seed: int = 0
     """Seed of the initial weights and of the order of the tokens."""
     warmup: float = 0.02

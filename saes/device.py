@@ -5,8 +5,10 @@ Both leave the arithmetic alone: on other devices `stepper` gives `train_step` i
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +17,7 @@ from torch import Tensor
 from .rows import Pair
 from .step import TrainState, set_rate, train_step, update
 
+AHEAD = 2  # steps
 WARM_UP = 3  # steps before the capture, in which kernels are compiled and workspaces made
 
 
@@ -23,16 +26,23 @@ def on_device(pairs: Iterable[Pair], device: torch.device) -> Iterator[Pair]:
     if device.type != "cuda":
         yield from (Pair(pair.x.to(device), pair.y.to(device)) for pair in pairs)
         return
-    stream = torch.cuda.Stream(device)
+    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    used: deque[Any] = deque()  # events
     for pair in pairs:
+        if pair.x.device.type == "cuda":
+            yield Pair(pair.x.to(device), pair.y.to(device))
+            continue
         with torch.cuda.stream(stream):
             x = pair.x.pin_memory().to(device, non_blocking=True)
             y = x if pair.y is pair.x else pair.y.pin_memory().to(device, non_blocking=True)
-        current = torch.cuda.current_stream(device)
         current.wait_stream(stream)
         for tensor in (x, y):
             tensor.record_stream(current)
         yield Pair(x, y)
+        # The host stays at most AHEAD steps before the device, so that batches do not pile up.
+        used.append(current.record_event())
+        if len(used) > AHEAD:
+            used.popleft().synchronize()
 
 
 def stepper(state: TrainState) -> Callable[[Pair], Float[Tensor, "metric"]]:

@@ -34,7 +34,7 @@ class Reports:
         event = torch.cuda.Event()
         host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
         host.copy_(numbers, non_blocking=True)
-        event.record()
+        event.record(torch.cuda.current_stream(numbers.device))
         self._letters.append(Letter(about, host, event))
 
     def arrived(self, wait: bool = False) -> list[tuple[Any, list[Any]]]:

@@ -102,7 +102,8 @@ class ShardRows:
             self.train.batch, self.train.seed, list({read, write}), self.rows, start, epochs=2**31, only_whole=True
         )
         for batch in stream:
-            yield Pair(batch.activations[read].float(), batch.activations[write].float())
+            x = batch.activations[read].float()
+            yield Pair(x, x if write == read else batch.activations[write].float())
 
 
 class StreamRows:
@@ -147,24 +148,32 @@ class StreamRows:
             raise UserError(f"expected tensors [token d]; got shapes {tuple(x.shape)}, {tuple(y.shape)}")
         if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
             raise UserError("expected finite activations; got NaN or infinity in the stream; check what makes it")
-        return Pair(x.float(), y.float())
+        x_float = x.float()
+        return Pair(x_float, x_float if y is x else y.float())
 
     def _kept(self, pair: Pair) -> Pair:
         kept = self.keep.mask(None, {self.config.read: pair.x, self.config.write: pair.y})
-        return Pair(pair.x[kept], pair.y[kept])
+        x = pair.x[kept]
+        return Pair(x, x if pair.y is pair.x else pair.y[kept])
 
     def batches(self, start: int) -> Iterator[Pair]:
-        """Kept rows regrouped into batches of the configured size; the last one may be smaller."""
+        """Kept rows regrouped into batches of the configured size; the last may be as small as half of it.
+
+        What remains is too few for a batch, unless it is all there is: the variance about the mean of a handful of rows, by
+        which the loss is divided, is far too small.
+        """
         waiting: list[Pair] = []
+        is_first = True
         room = self.batch
         for pair in map(self._kept, self._pairs):
             while len(pair.x) >= room:
                 yield _join([*waiting, Pair(pair.x[:room], pair.y[:room])])
+                is_first = False
                 pair, waiting, room = Pair(pair.x[room:], pair.y[room:]), [], self.batch
             if len(pair.x):
                 waiting.append(pair)
                 room -= len(pair.x)
-        if waiting:
+        if waiting and (is_first or 2 * room <= self.batch):
             yield _join(waiting)
 
 

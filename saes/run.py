@@ -1,7 +1,7 @@
 """A training run's folder: its config, its log, its checkpoint and, at the end, its dictionary.
 
 `metrics.jsonl` has one line every `log_every` steps, and in it the batches that were skipped because they held NaN or infinity
-(if all of them did, training ends with an error); the clock (`tokens_per_s`) is a field of its own, everything else
+(where a dozen in a row did, training ends with an error); the clock (`tokens_per_s`) is a field of its own, everything else
 repeats exactly under the same seed. The checkpoint is one safetensors file, replaced atomically, holding weights, Adam's
 moments, dead-latent counters and the step, and the config and data fingerprint that it belongs to; on resume the log is cut
 back to the checkpoint's step.
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .rows import Rows
 
 
+PATIENCE = 12  # steps in a row without a finite loss, after which training ends
+
+
 class Run:
     """Shows progress, and keeps the files of a run when it has a folder."""
 
@@ -39,7 +42,7 @@ class Run:
         self.finished = False
         self._bar: tqdm | None = None
         self._progress, self._clock = progress, time.perf_counter()
-        self._reports, self._steps = Reports(), list[Tensor]()
+        self._reports, self._steps, self._last_sound = Reports(), list[Tensor](), 0
         if folder is None:
             return
         if folder.exists() and any(folder.iterdir()):
@@ -52,6 +55,8 @@ class Run:
 
     def _check_same(self, old: dict[str, Any]) -> None:
         now = json.loads(json.dumps(self.config.to_dict()))
+        # A setting that the run's version did not have is as it was then: the default.
+        old = {**json.loads(json.dumps(TrainConfig().to_dict())), **old}
         differ = [key for key in now if old.get(key) != now[key]]
         if differ:
             came = ", ".join(f"{key} {now[key]} instead of {old.get(key)}" for key in differ)
@@ -67,6 +72,7 @@ class Run:
                 self._restore(path, state, rows)
             write_json(self.folder / "config.json", self.config.to_dict())
             self._cut_log(state.step)
+        self._last_sound = state.step
         self._bar = tqdm(
             total=self.config.steps, initial=state.step, desc="train", unit="step", disable=not self._progress
         )
@@ -116,16 +122,20 @@ class Run:
 
     def _write(self, wait: bool = False) -> None:
         """Write the lines whose numbers have arrived."""
-        for (step, rate), numbers in self._reports.arrived(wait):
-            steps = [dict(zip(METRICS, row, strict=True)) for row in numbers]
-            first = step - len(steps) + 1
-            skipped = [first + at for at, row in enumerate(steps) if row.pop("is_skipped")]
-            sound = [row for at, row in enumerate(steps) if first + at not in skipped]
-            if not sound:
+        for (step, rate), rows in self._reports.arrived(wait):
+            steps = {
+                number: dict(zip(METRICS, row, strict=True)) for number, row in enumerate(rows, step - len(rows) + 1)
+            }
+            skipped = [number for number, row in steps.items() if row.pop("is_skipped")]
+            sound = [number for number in steps if number not in skipped]
+            self._last_sound = sound[-1] if sound else self._last_sound
+            if step - self._last_sound >= PATIENCE:
                 raise UserError(
-                    f"expected a finite loss; got none in steps {first} to {step}; lower --lr or check the activations"
+                    f"expected a finite loss; got none in steps {self._last_sound + 1} to {step}; "
+                    "lower --lr or check the activations"
                 )
-            line = {"step": step, "tokens": step * self.config.batch, **sound[-1], "tokens_per_s": round(rate, 1)}
+            seen = steps[sound[-1]] if sound else {}
+            line = {"step": step, "tokens": step * self.config.batch, **seen, "tokens_per_s": round(rate, 1)}
             if skipped:
                 line["skipped"] = skipped
                 listed = ", ".join(map(str, skipped))
@@ -134,9 +144,10 @@ class Run:
 
     def _show(self, line: dict[str, Any]) -> None:
         assert self._bar is not None
+        shown = {"loss": float("nan"), "fvu": float("nan"), "l0": 0.0, "dead_share": 0.0, **line}
         self._bar.set_postfix_str(
-            f"loss {line['loss']:.3f} fvu {line['fvu']:.3f} L0 {line['l0']:.1f} "
-            f"dead {line['dead_share']:.1%} {line['tokens_per_s'] / 1000:.1f}k tok/s",
+            f"loss {shown['loss']:.3f} fvu {shown['fvu']:.3f} L0 {shown['l0']:.1f} "
+            f"dead {shown['dead_share']:.1%} {shown['tokens_per_s'] / 1000:.1f}k tok/s",
             refresh=False,
         )
         if self.folder is not None:
@@ -152,12 +163,16 @@ class Run:
         tensors = {"about": torch.tensor(list(about), dtype=torch.uint8), **_state_tensors(state)}
         write_tensors(self.folder / "checkpoint.safetensors", tensors)
 
+    def close(self) -> None:
+        """End the progress bar's line."""
+        if self._bar is not None:
+            self._bar.close()
+
     def finish(self, state: TrainState, dictionary: Dictionary) -> None:
         """Write what is left of the log, save the dictionary and drop the checkpoint."""
-        assert self._bar is not None
         self._send(state.step)
         self._write(wait=True)
-        self._bar.close()
+        self.close()
         if state.step < self.config.steps:
             short = f"train: the data ended after {state.step:,} of {self.config.steps:,} steps"
             tqdm.write(short, file=sys.stderr)

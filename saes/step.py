@@ -10,15 +10,16 @@ With x, y centred and scaled, x' = x - b_dec for an SAE and x for a transcoder:
     W_dec  gets sum over slots v g,  W_enc  sum over slots dv x',  b_enc  sum over slots dv        latent by latent
     b_dec  gets sum over tokens g, less W_enc^T d b_enc for an SAE       W_skip  gets g^T x
 
-which is what autograd gives for losses.py (a test compares them), without a [token latent] matrix or a [latent d] gradient:
-latents go by in blocks, and a block's gradient is summed, used by Adam and forgotten while it is in the cache. Decoder rows
+which is what autograd gives for losses.py (a test compares them), without a [token latent] matrix and, on the CPU, without a [latent d]
+gradient: latents go by in blocks, and a block's gradient is summed, used by Adam and forgotten while it is in the cache. Decoder rows
 keep unit length, and the part of their gradient along themselves is removed first, so Adam's moments do not fill with what
 the renormalisation undoes (Gao et al. 2024, appendix A.3).
 
 AuxK needs many latents a token (k_aux = d / 2), which would cost several times the rest of the step. Its loss is a mean
-over tokens, so it is estimated on every n-th token: as many as give it about the slots of the main loss.
+over tokens, so it is estimated on every n-th token: as many as give it about the slots of the main loss. On a GPU, where no
+shape may depend on how many latents are dead, it holds the pre-activations of these few tokens, [token/n latent].
 
-Nothing is read back from the device. If the loss is not finite, nothing is updated, and the flag in `Metrics` says so.
+Nothing is read back from the device. If the loss is not finite, nothing is updated, and the flag in METRICS says so.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
 
     is_skipped = torch.isfinite(loss).logical_not().float()
     state.adam.begin(is_skipped)
-    descend(state, slots, is_sae)
+    descend(state, slots, is_sae, is_skipped)
     count_silence(state, main, is_skipped)
     l0 = (values > 0).sum() / len(x)
     return torch.stack([loss, fvu, l0, is_dead.float().mean(), is_skipped])
@@ -129,8 +130,8 @@ def dead_slots(
         values, indices = select_topk(*matrices, w["b_enc"][dead], min(k_aux, len(dead)))
         indices = dead[indices]
     else:
-        matrices = state.multiplied(x, w["W_enc"])
-        values, indices = select_topk(*matrices, torch.where(is_dead, w["b_enc"], -torch.inf), k_aux)
+        pre = torch.addmm(torch.where(is_dead, w["b_enc"], -torch.inf), x, w["W_enc"].T)
+        values, indices = pre.topk(k_aux, dim=1, sorted=False)
         values = torch.where(values == -torch.inf, 0, values)
     # Scaled down when fewer than k_aux are dead.
     weight = state.config.auxk * (is_dead.sum().to(x.dtype) / k_aux).clamp_max(1)
@@ -139,8 +140,8 @@ def dead_slots(
     return missed.square().sum() * scale, Slots(values, indices, x, missed * (-2 * scale))
 
 
-def descend(state: TrainState, slots: list[Slots], is_sae: bool) -> None:
-    """Form the gradients and apply them."""
+def descend(state: TrainState, slots: list[Slots], is_sae: bool, is_skipped: Float[Tensor, ""]) -> None:
+    """Form the gradients and apply them, unless the step is skipped."""
     w, adam, lr = state.weights, state.adam, state.lr
     d_b_enc, of_rows = gradients(slots, w["W_dec"])
     d_b_dec = slots[0].g.sum(0) - (d_b_enc @ w["W_enc"] if is_sae else 0)
@@ -151,7 +152,8 @@ def descend(state: TrainState, slots: list[Slots], is_sae: bool) -> None:
         d_W_dec.addcmul_((d_W_dec * W_dec).sum(1, keepdim=True), W_dec, value=-1)
         adam.update("W_enc", w["W_enc"], d_W_enc, lr, rows)
         adam.update("W_dec", w["W_dec"], d_W_dec, lr, rows)
-        W_dec.div_(torch.linalg.vector_norm(W_dec, dim=1, keepdim=True))
+        norm = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True)
+        W_dec.div_(torch.where(is_skipped > 0, 1.0, norm))
     adam.update("b_enc", w["b_enc"], d_b_enc, lr * BIAS_RATE)
     adam.update("b_dec", w["b_dec"], d_b_dec, lr * BIAS_RATE)
 

@@ -21,6 +21,8 @@ steps, bit for bit, as one that was never stopped.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,9 @@ def train(
     if run.finished:
         return Dictionary.load(run.folder, device=device)  # type: ignore[arg-type]  # a finished run has a folder
     try:
-        return _train(run, config, data, device)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return _train(run, config, data, device)
+    except RuntimeError as error:
         # The CPU's allocator has no type of error of its own.
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
@@ -70,6 +73,8 @@ def train(
             f"expected {device} to hold {shape.latents:,} latents with Adam's moments and a batch of {config.batch:,} tokens; "
             f"it ran out of memory ({str(error).splitlines()[0]}); lower --batch, or --latents"
         ) from error
+    finally:
+        run.close()
 
 
 def _train(run: Run, config: TrainConfig, data: Shards | Iterable[Any], device: torch.device) -> Dictionary:
@@ -78,11 +83,9 @@ def _train(run: Run, config: TrainConfig, data: Shards | Iterable[Any], device: 
     run.restore(state, rows)
     scaling = rows.scaling.to(device)
     step = stepper(state)
-    for pair in on_device(rows.batches(state.step), device):
+    for pair in on_device(islice(rows.batches(state.step), config.steps - state.step), device):
         run.log(state, step(scaled(pair, scaling, config.dictionary.is_transcoder)))
         run.checkpoint(state, rows)
-        if state.step >= config.steps:
-            break
     dictionary = Dictionary(rows.config, fold(state.weights, scaling, rows.config), rows.metadata)
     run.finish(state, dictionary)
     return dictionary

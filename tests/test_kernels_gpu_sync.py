@@ -17,7 +17,7 @@ from unweave.kernels.gpu import gradient, latents, rows
 def data(monkeypatch):
     """Small inputs; the check of indices, which the CPU alone makes, is out of the way."""
     for module in (rows, gradient, latents):
-        monkeypatch.setattr(module, "check", lambda indices, latents: None)
+        monkeypatch.setattr(module, "check_indices", lambda indices, latents: None)
     monkeypatch.setattr(gradient, "SEGMENT", 4)
     indices = torch.randint(0, 40, (5, 6), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     return integers(5, 20, seed=1), integers(1, 40, 20, seed=2), integers(1, 40, seed=3), integers(5, 6), indices

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..reference import check_indices
 from ..segment import sorted_keys
-from .lists import check_indices
 
 
 def segment(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from ..reference import at_least_float32
-from .lists import check_indices, list_by_latent
+from ..reference import at_least_float32, check_indices
+from .lists import list_by_latent
 
 
 def decode(values: Tensor, indices: Tensor, W: Tensor) -> Tensor:

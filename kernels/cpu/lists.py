@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from ..reference import at_least_float32
+from ..reference import at_least_float32, check_indices
 
 
 class Lists(NamedTuple):
@@ -49,9 +49,3 @@ def list_by_latent(latents_of: Int[Tensor, "..."], rows_of: Int[Tensor, "..."], 
     latent, order = torch.sort(flat, stable=True)
     offsets = torch.searchsorted(latent, torch.arange(latents + 1, dtype=latent.dtype, device=latent.device))
     return Lists(order, rows_of.reshape(-1)[order], offsets)
-
-
-def check_indices(indices: Tensor, latents: int) -> None:
-    """ValueError unless every index names a latent."""
-    if indices.numel() and not (0 <= indices.min() and indices.max() < latents):
-        raise ValueError(f"expected latent indices in [0, {latents}); got {int(indices.min())} to {int(indices.max())}")

@@ -22,7 +22,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import reference
-from .rows import check, contract, readable, sum_into
+from ..reference import check_indices
+from .rows import contract, readable, sum_into
 from .table import kernel, row, run
 
 SEGMENT = 128
@@ -72,7 +73,7 @@ def segments(indices: Tensor, latents: int) -> Segments:
 
 def weight_gradient(values: Tensor, indices: Tensor, rows: Tensor, latents: int) -> Tensor:
     """`[latent d]` in float32, zero where no slot names the latent; float64 is computed by the definition."""
-    check(indices, latents)
+    check_indices(indices, latents)
     if rows.dtype == torch.float64:
         return reference.weight_gradient(values, indices, rows, latents)
     parts = segments(indices, latents)
@@ -98,7 +99,7 @@ def sae_gradient(
     d, d_in = g.shape[1], x.shape[1]
     if max(d, d_in) > 4096 or W_dec.dtype == torch.float64:
         return _op_by_op(g, x, values, indices, W_dec)
-    check(indices, len(W_dec))
+    check_indices(indices, len(W_dec))
     g, x, W_dec = readable(g), readable(x), readable(W_dec)
     parts = segments(indices, len(W_dec))
     d_values = torch.empty(indices.shape, dtype=torch.float32, device=g.device)

@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import reference
+from ..reference import check_indices
 from ..segment import sorted_keys
 from .keys import HIGHEST, value_of
-from .rows import check
 from .table import kernel, row, run
 
 BINS = 64  # of one program
@@ -26,7 +26,7 @@ def segment(
     values: Tensor, indices: Tensor, latents: int, edges: Tensor, examples: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See segment.py; float64 is computed by the definition."""
-    check(indices, latents)
+    check_indices(indices, latents)
     if values.dtype == torch.float64:
         return reference.segment(values, indices, latents, edges, examples)
     device, bins = values.device, len(edges) - 1

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import reference
+from ..reference import check_indices
 from .table import kernel, row, run
 
 STRIP = 256
@@ -29,7 +30,7 @@ CACHE = 32 * 2**20  # bytes of W that are counted on to stay in L2
 
 def decode(values: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     """`[token d]` in the type of `values`; float64 is computed by the definition."""
-    check(indices, len(W))
+    check_indices(indices, len(W))
     if W.dtype == torch.float64:
         return reference.decode(values, indices, W)
     tokens, k = indices.shape
@@ -41,7 +42,7 @@ def decode(values: Tensor, indices: Tensor, W: Tensor) -> Tensor:
 
 def contract(rows: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     """`[token k]` in float32; float64 is computed by the definition."""
-    check(indices, len(W))
+    check_indices(indices, len(W))
     if W.dtype == torch.float64:
         return reference.contract(rows, indices, W)
     rows, W, indices = readable(rows), readable(W), indices.contiguous()
@@ -77,12 +78,6 @@ def strip_width(W: Tensor) -> int:
     latents, d = W.shape
     fit = CACHE // (max(latents, 1) * W.element_size()) // STRIP * STRIP
     return min(fit, d) if fit and d else max(d, 1)
-
-
-def check(indices: Tensor, latents: int) -> None:
-    """ValueError for an index outside, in the interpreter; on a device it would synchronise."""
-    if indices.device.type == "cpu" and indices.numel() and not (0 <= indices.min() and indices.max() < latents):
-        raise ValueError(f"expected latent indices in [0, {latents}); got {int(indices.min())} to {int(indices.max())}")
 
 
 def readable(x: Tensor) -> Tensor:
