@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..kernels import segment
 from .codes import Codes
 
 BINS = 56
@@ -58,12 +59,11 @@ class FeatureStats:
         active, latent = values[token, slot], codes.indices[token, slot]
         self.rows += len(values)
         self.kept += int(kept.sum())
-        self.count += torch.bincount(latent, minlength=len(self.count))
+        found = segment(values.clamp_min(0), codes.indices, len(self.count), histogram_edges(), examples=1)
+        self.count += found.counts
+        self.histogram += found.histogram
         self.sum.index_add_(0, latent, active.double())
         self.sum_squares.index_add_(0, latent, active.double().square())
-        bins = ((active.log2() - LOWEST) * 2).floor().clamp(0, BINS - 1).long()
-        flat = torch.bincount(latent * BINS + bins, minlength=self.histogram.numel())
-        self.histogram += flat.view_as(self.histogram).int()
         self._offer(values, codes.indices, positions, first_row, active, latent, token)
 
     def _offer(
