@@ -9,7 +9,6 @@ import csv
 import datetime
 import importlib
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -70,16 +69,13 @@ def cell(value: Any) -> str:
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
     """Append rows to a CSV file, with where and when they were measured."""
     import torch
+    from unweave.viz.doctor import cpu_model
 
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
     ).stdout.strip()
-    cpu = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
-        platform.machine(),
-    )
     about = {
-        "date": datetime.date.today().isoformat(), "commit": commit, "cpu": cpu, "cores": os.cpu_count(),
+        "date": datetime.date.today().isoformat(), "commit": commit, "cpu": cpu_model(), "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "", "torch": torch.__version__,
     }  # fmt: skip
     path.parent.mkdir(exist_ok=True)

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from step import OURS, WORK, Work, few_steps, has_amx, make_batches, make_step, make_weights
+from step import OURS, WORK, Work, few_steps, make_batches, make_step, make_weights
 from timing import in_fresh_process, load, make_floor, spread, timed
 from torch import Tensor
 from unweave.kernels import decode, encode_topk
+from unweave.kernels.cpu.preselect import has_fast_bfloat16
 
 SIZES = [
     *((latents, 32) for latents in (4096, 16_384, 65_536, 262_144)),
@@ -59,7 +60,7 @@ def measure(work: Work, repeats: int, warm: int = 1) -> dict[str, Any]:
         "latents": work.latents, "k": work.k, "threads": torch.get_num_threads(), "step": cost["step"].median,
         "p20": cost["step"].p20, "p80": cost["step"].p80, "encode": cost["encode"].median,
         "decode": cost["decode"].median, "gradients_update": rest, "floor_ms": 1e3 * spread(floors).median,
-        "peak_mb": peak, "amx": has_amx(), "load": load(),
+        "peak_mb": peak, "amx": has_fast_bfloat16(), "load": load(),
     }  # fmt: skip
 
 

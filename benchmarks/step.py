@@ -61,7 +61,14 @@ def run(work: Work = WORK, warm: int = 5, steps: int = 15) -> list[dict[str, Any
             for row in measure(methods, batches, make_floor(work.batch, work.d, work.latents), warm, steps):
                 peak = peaks[row["method"], auxk]
                 rows.append(
-                    {"auxk": auxk, "threads": threads, **row, "peak_mb": peak, "amx": has_amx(), "load": load()}
+                    {
+                        "auxk": auxk,
+                        "threads": threads,
+                        **row,
+                        "peak_mb": peak,
+                        "amx": preselect.has_fast_bfloat16(),
+                        "load": load(),
+                    }
                 )
     torch.set_num_threads(usual)
     return rows
@@ -130,11 +137,6 @@ def few_steps(name: str, work: Work, auxk: bool) -> None:
     step = make_step(name, batches[0], work, auxk)
     for number in range(4):
         step(batches[number % 2])
-
-
-def has_amx() -> bool:
-    """Whether torch finds AMX here."""
-    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def passed(rows: list[dict[str, Any]]) -> str | None:

@@ -74,8 +74,8 @@ def _(
     )
 
 
-def sorted_keys(values: Tensor, indices: Tensor, latents: int) -> tuple[Tensor, Tensor]:
-    """Keys [slot] ascending by latent, then value descending, then token; and the slot of each.
+def sorted_keys(values: Tensor, indices: Tensor, latents: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys [slot] ascending by latent, then value descending, then token; the slot of each; where each latent's begin.
 
     A key is the latent << 32, less the order-preserving 32 bits of the float32 value; empty slots come last, as of the latent
     `latents`. The sort is stable, so equal values keep the order of their tokens.
@@ -85,4 +85,5 @@ def sorted_keys(values: Tensor, indices: Tensor, latents: int) -> tuple[Tensor, 
     # As in gpu/keys.py: negative values flipped; NaN, of whatever sign, above all.
     key = torch.where(value.isnan(), 2**31 - 1, bits ^ ((bits >> 31) & (2**31 - 1))).long()
     latent = torch.where(value == 0, latents, indices.reshape(-1).long())
-    return torch.sort((latent << 32) + (2**31 - 1 - key), stable=True)
+    keys, slots = torch.sort((latent << 32) + (2**31 - 1 - key), stable=True)
+    return keys, slots, torch.searchsorted(keys, torch.arange(latents + 1, device=keys.device) << 32)

@@ -18,18 +18,21 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 class Adam:
-    """Moments of named tensors; `moments[name]` is the pair (m, v), `steps []` how many steps were not skipped."""
+    """Moments of named tensors; `moments[name]` is the pair (m, v), `steps []` how many steps were not skipped.
+
+    `is_skipped []` is 1 from the `begin` of a step that is to change nothing until the next one.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor]):
         device = next(iter(weights.values())).device
         self.moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
         self.steps = torch.zeros((), device=device)
-        self._is_skipped = torch.zeros((), device=device)
+        self.is_skipped = torch.zeros((), device=device)
 
     def begin(self, is_skipped: Float[Tensor, ""]) -> None:
         """Begin a step; with `is_skipped` 1 it changes nothing, neither weights nor moments."""
         self.steps += 1 - is_skipped
-        self._is_skipped = is_skipped
+        self.is_skipped = is_skipped
 
     def update(
         self, name: str, weight: Tensor, gradient: Tensor, lr: Float[Tensor, ""], rows: slice | None = None
@@ -39,7 +42,7 @@ class Adam:
         weight, m, v = tensors if rows is None else (tensor[rows] for tensor in tensors)
         torch._fused_adam_(  # type: ignore[attr-defined]  # what torch.optim.Adam calls, for whole tensors only
             [weight], [gradient], [m], [v], [], [self.steps], lr=lr, beta1=BETA1, beta2=BETA2,
-            weight_decay=0.0, eps=EPS, amsgrad=False, maximize=False, found_inf=self._is_skipped,
+            weight_decay=0.0, eps=EPS, amsgrad=False, maximize=False, found_inf=self.is_skipped,
         )  # fmt: skip
 
     def tensors(self) -> dict[str, Tensor]:

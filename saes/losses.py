@@ -19,7 +19,12 @@ from ..kernels import decode, topk
 
 def fraction_unexplained(y: Float[Tensor, "token d"], y_hat: Float[Tensor, "token d"]) -> Float[Tensor, ""]:
     """Squared error over the variance of `y` about its mean in the batch."""
-    return (y - y_hat).square().sum() / (y - y.mean(0)).square().sum().clamp_min(1e-12)
+    return (y - y_hat).square().sum() / variation(y)
+
+
+def variation(y: Float[Tensor, "token d"]) -> Float[Tensor, ""]:
+    """Sum of squares about the batch's mean."""
+    return (y - y.mean(0)).square().sum().clamp_min(1e-12)
 
 
 def auxk(

@@ -35,6 +35,7 @@ from torch import Tensor
 from ..kernels import contract, decode, encode_topk, list_by_latent, sae_gradient, select_topk, which
 from .adam import Adam
 from .config import TrainConfig
+from .losses import variation
 from .rows import Pair
 
 BLOCK = 1024  # latents whose gradient is held at a time, on the CPU
@@ -104,12 +105,11 @@ def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
         loss = loss + aux[0]
         slots.append(aux[1])
 
-    is_skipped = torch.isfinite(loss).logical_not().float()
-    state.adam.begin(is_skipped)
-    descend(state, slots, is_sae, is_skipped)
-    count_silence(state, main, is_skipped)
+    state.adam.begin(torch.isfinite(loss).logical_not().float())
+    descend(state, slots, is_sae)
+    count_silence(state, main)
     l0 = (values > 0).sum() / len(x)
-    return torch.stack([loss, fvu, l0, is_dead.float().mean(), is_skipped])
+    return torch.stack([loss, fvu, l0, is_dead.float().mean(), state.adam.is_skipped])
 
 
 def dead_slots(
@@ -140,7 +140,7 @@ def dead_slots(
     return missed.square().sum() * scale, Slots(values, indices, x, missed * (-2 * scale))
 
 
-def descend(state: TrainState, slots: list[Slots], is_sae: bool, is_skipped: Float[Tensor, ""]) -> None:
+def descend(state: TrainState, slots: list[Slots], is_sae: bool) -> None:
     """Form the gradients and apply them, unless the step is skipped."""
     w, adam, lr = state.weights, state.adam, state.lr
     d_b_enc, of_rows = gradients(slots, w["W_dec"])
@@ -153,7 +153,7 @@ def descend(state: TrainState, slots: list[Slots], is_sae: bool, is_skipped: Flo
         adam.update("W_enc", w["W_enc"], d_W_enc, lr, rows)
         adam.update("W_dec", w["W_dec"], d_W_dec, lr, rows)
         norm = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True)
-        W_dec.div_(torch.where(is_skipped > 0, 1.0, norm))
+        W_dec.div_(torch.where(adam.is_skipped > 0, 1.0, norm))
     adam.update("b_enc", w["b_enc"], d_b_enc, lr * BIAS_RATE)
     adam.update("b_dec", w["b_dec"], d_b_dec, lr * BIAS_RATE)
 
@@ -198,17 +198,12 @@ def runs_in_blocks(like: Tensor) -> bool:
     return not isinstance(choice, list) and choice.path == "cpu"
 
 
-def count_silence(state: TrainState, main: Slots, is_skipped: Float[Tensor, ""]) -> None:
+def count_silence(state: TrainState, main: Slots) -> None:
     """Latents that fired were heard from; the others have been silent for a batch more."""
     silent = state.silent_tokens
     fired = torch.zeros_like(silent).scatter_add_(0, main.indices.reshape(-1), (main.values > 0).long().reshape(-1)) > 0
     heard = torch.where(fired, 0, silent + len(main.x))
-    torch.where(is_skipped > 0, silent, heard, out=silent)
-
-
-def variation(y: Float[Tensor, "token d_out"]) -> Float[Tensor, ""]:
-    """Sum of squares about the batch's mean."""
-    return (y - y.mean(0)).square().sum().clamp_min(1e-12)
+    torch.where(state.adam.is_skipped > 0, silent, heard, out=silent)
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:

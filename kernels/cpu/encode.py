@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..reference import at_least_float32
 from . import preselect
-from .select import top
+from .select import top, top_of_candidates
 from .workspace import borrow
 
 TOKENS, LATENTS, SLICE = 1024, 16_384, 4096  # of a block (64 MiB), and the latents of one matmul
@@ -53,10 +53,8 @@ def _dense_topk(x: Tensor, W: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor
         found = [(first, top(pre, min(k, pre.shape[1]))) for first, pre in _preactivations(part, W, b)]
         best = found[0][1]
         if len(found) > 1:
-            candidates = torch.cat([index + first for first, (_, index) in found], dim=1)
-            # Equal values stand in the order of their latents, so the tie rule by position is that by latent.
-            merged, place = top(torch.cat([value for _, (value, _) in found], dim=1), k)
-            best = merged, candidates.gather(1, place)
+            latents = torch.cat([index + first for first, (_, index) in found], dim=1)
+            best = top_of_candidates(torch.cat([value for _, (value, _) in found], dim=1), latents, k)
         values[start : start + len(part)], indices[start : start + len(part)] = best
     return values, indices
 

@@ -17,8 +17,7 @@ def segment(
     check_indices(indices, latents)
     if values.dtype == torch.float64:
         return reference.segment(values, indices, latents, edges, examples)
-    keys, slots = sorted_keys(values, indices, latents)
-    offsets = torch.searchsorted(keys, torch.arange(latents + 1, device=keys.device) << 32)
+    _, slots, offsets = sorted_keys(values, indices, latents)
     # Empty slots stand at the end.
     slots = slots[: int(offsets[-1])]
     latent, value = indices.reshape(-1)[slots].long(), values.reshape(-1)[slots]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from ..reference import at_least_float32, check_indices
-from .lists import list_by_latent
+from .lists import Lists, list_by_latent
 
 
 def decode(values: Tensor, indices: Tensor, W: Tensor) -> Tensor:
@@ -41,8 +41,7 @@ def contract(rows: Tensor, indices: Tensor, W: Tensor) -> Tensor:
 
 def weight_gradient(values: Tensor, indices: Tensor, rows: Tensor, latents: int) -> Tensor:
     """Transposed codes times rows."""
-    tokens = torch.arange(len(indices), device=indices.device)[:, None].expand(indices.shape)
-    return list_by_latent(indices, tokens, latents).sum(values, rows)
+    return _slots_of(indices, latents).sum(values, rows)
 
 
 def sae_gradient(
@@ -50,7 +49,12 @@ def sae_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Slots are listed once for both matrices."""
     d_pre = contract(g, indices, W_dec) * (values != 0)
-    tokens = torch.arange(len(indices), device=indices.device)[:, None].expand(indices.shape)
-    lists = list_by_latent(indices, tokens, len(W_dec))
+    lists = _slots_of(indices, len(W_dec))
     of_b_enc = d_pre.new_zeros(len(W_dec)).index_add_(0, indices.reshape(-1), d_pre.reshape(-1))
     return d_pre, lists.sum(values, g), lists.sum(d_pre, x), of_b_enc
+
+
+def _slots_of(indices: Tensor, latents: int) -> Lists:
+    """The slots of codes by latent, each with its token."""
+    tokens = torch.arange(len(indices), device=indices.device)[:, None].expand(indices.shape)
+    return list_by_latent(indices, tokens, latents)

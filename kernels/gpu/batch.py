@@ -25,8 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .encode import Groups, group, padded, prepared, strides
-from .finish import append
-from .keys import HIGHEST, LOWEST, bound_of, candidates, lowest_rest, rest_of_group
+from .keys import HIGHEST, LOWEST, bound_of, compact, listed, lowest_rest, pack, rest_of_group
 from .table import kernel, row, run
 
 PLACES = 8  # digits of four bits
@@ -140,7 +139,7 @@ def count_row(keys_ptr, words_ptr, extra_ptr, group_ptr, many, groups, key, end,
     """Of a row's entries, how many are above `key`, and how many equal to it and of a latent before `end`."""
     above, equal = 0, 0
     for start in range(0, 2 * groups, CHUNK):
-        other, latent = candidates(keys_ptr, words_ptr, start, groups, CHUNK)
+        other, latent, _ = listed(keys_ptr, words_ptr, start, 0, groups, groups, CHUNK)
         above += tl.sum((other > key).to(tl.int32), 0)
         equal += tl.sum(((other == key) & (other > LOWEST) & (latent < end)).to(tl.int32), 0)
     for number in range(0, many):
@@ -272,13 +271,13 @@ def gather_chosen(keys_ptr, words_ptr, digits_ptr, last_ptr, offset_ptr, many_pt
     group_ptr += offset
     total = 0
     for start in range(0, 2 * groups, CHUNK):
-        other, latent = candidates(keys_ptr, words_ptr, start, groups, CHUNK)
+        other, latent, _ = listed(keys_ptr, words_ptr, start, 0, groups, groups, CHUNK)
         chosen = (other > LOWEST) & ((other > key) | ((other == key) & (latent <= last)))
-        total = append(list_ptr, capacity, total, other, latent, chosen)
+        total = compact(list_ptr, total, capacity, pack(other, latent, True), chosen)
     for number in range(0, many):
         other, latent = extra(extra_ptr, group_ptr, number, groups)
         chosen = (other > LOWEST) & ((other > key) | ((other == key) & (latent <= last)))
-        total = append(list_ptr, capacity, total, other, latent, chosen)
+        total = compact(list_ptr, total, capacity, pack(other, latent, True), chosen)
     tl.store(count_ptr + token, total)
 
 

@@ -15,10 +15,9 @@ Order. The place of an entry is the number of entries of its row that come befor
 
 from typing import no_type_check
 
-import triton
 import triton.language as tl
 
-from .keys import EMPTY, HIGHEST, LOWEST, bound_of, candidates, lowest_rest, pack, rest_of_group, value_of
+from .keys import EMPTY, HIGHEST, LOWEST, bound_of, compact, listed, lowest_rest, pack, rest_of_group, value_of
 from .table import kernel, row
 
 
@@ -79,8 +78,8 @@ def gather_active(keys_ptr, words_ptr, list_ptr, count_ptr, x_ptr, w_ptr, b_ptr,
     t_ptr += stack * latents
     total = 0
     for start in range(0, 2 * groups, CHUNK):
-        key, latent = candidates(keys_ptr, words_ptr, start, groups, CHUNK)
-        total = append(list_ptr, capacity, total, key, latent, key > LOWEST)
+        key, latent, _ = listed(keys_ptr, words_ptr, start, 0, groups, groups, CHUNK)
+        total = compact(list_ptr, total, capacity, pack(key, latent, True), key > LOWEST)
     for start in range(0, groups, BLOCK):
         block = start + tl.arange(0, BLOCK)
         word = tl.load(words_ptr + block, mask=block < groups, other=LOWEST)
@@ -90,18 +89,9 @@ def gather_active(keys_ptr, words_ptr, list_ptr, count_ptr, x_ptr, w_ptr, b_ptr,
             mine = tl.load(words_ptr + group)
             key, latent = rest_of_group(group, groups, mine, x_ptr, w_ptr, b_ptr, t_ptr, w_row, d, latents,
                                         True, True, BD)  # fmt: skip
-            total = append(list_ptr, capacity, total, key, latent, key > LOWEST)
+            total = compact(list_ptr, total, capacity, pack(key, latent, True), key > LOWEST)
             group = tl.min(tl.where(more & (block > group), block, groups), 0)
     tl.store(count_ptr + token, total)
-
-
-@triton.jit
-@no_type_check
-def append(list_ptr, capacity, total, key, latent, chosen):
-    """Write the chosen entries after the `total` that are there; returns the new total."""
-    slot = total + tl.cumsum(chosen.to(tl.int32), 0) - 1
-    tl.store(list_ptr + slot, pack(key, latent, True), mask=chosen & (slot < capacity))
-    return total + tl.sum(chosen.to(tl.int32), 0)
 
 
 @kernel

@@ -90,13 +90,25 @@ def lowest_rest(word, group, groups):
 
 @triton.jit
 @no_type_check
-def candidates(keys_ptr, words_ptr, start, groups, BLOCK: tl.constexpr):
-    """Keys [BLOCK] and latents [BLOCK] of a row's listed entries from number `start` on."""
-    entry = start + tl.arange(0, BLOCK)
-    inside = entry < 2 * groups
+def listed(keys_ptr, words_ptr, start, first, many, groups, CHUNK: tl.constexpr):
+    """Keys, latents and bounds of their groups, all [CHUNK], of a row's listed entries from number `start` on.
+
+    The pointers stand at the row's group `first`; `many` groups are read on from there: 0 and `groups` for the whole row.
+    """
+    entry = start + tl.arange(0, CHUNK)
+    inside = entry < 2 * many
     key = tl.load(keys_ptr + entry, mask=inside, other=LOWEST)
-    word = tl.load(words_ptr + entry // 2, mask=inside, other=0)
-    return key, entry // 2 + groups * ((word >> (5 * (entry % 2))) & 31)
+    word = tl.load(words_ptr + entry // 2, mask=inside, other=LOWEST)
+    return key, first + entry // 2 + groups * ((word >> (5 * (entry % 2))) & 31), bound_of(word)
+
+
+@triton.jit
+@no_type_check
+def compact(list_ptr, total, k, entry, chosen):
+    """Write the chosen entries after the `total` that are there; returns the new total."""
+    slot = total + tl.cumsum(chosen.to(tl.int32), 0) - 1
+    tl.store(list_ptr + slot, entry, mask=chosen & (slot < k))
+    return total + tl.sum(chosen.to(tl.int32), 0)
 
 
 @triton.jit

@@ -30,8 +30,7 @@ def segment(
     if values.dtype == torch.float64:
         return reference.segment(values, indices, latents, edges, examples)
     device, bins = values.device, len(edges) - 1
-    keys, slots = sorted_keys(values, indices, latents)
-    offsets = torch.searchsorted(keys, torch.arange(latents + 1, device=device) << 32)
+    keys, slots, offsets = sorted_keys(values, indices, latents)
     counts = torch.empty(latents, dtype=torch.int64, device=device)
     histogram = torch.empty(latents, bins, dtype=torch.int32, device=device)
     top_values = torch.empty(latents, examples, dtype=values.dtype, device=device)

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .keys import EMPTY, HIGHEST, LOWEST, bound_of, pack
+from .keys import EMPTY, HIGHEST, LOWEST, compact, listed, pack
 from .table import kernel, row, run
 
 WIDEST = 8192  # keys that one program holds
@@ -87,26 +87,6 @@ def merge_keys(keys_ptr, words_ptr, list_ptr, doubt_ptr, k, groups, many, BLOCK:
         total = compact(list_ptr, total, k, pack(key, latent, False), chosen)
     fill(list_ptr, total, k, CHUNK)
     tl.store(doubt_ptr + place, doubt)
-
-
-@triton.jit
-@no_type_check
-def listed(keys_ptr, words_ptr, start, first, many, groups, CHUNK: tl.constexpr):
-    """Keys, latents and the bounds of their groups, all [CHUNK], of a segment's entries from number `start` on."""
-    entry = start + tl.arange(0, CHUNK)
-    inside = entry < 2 * many
-    key = tl.load(keys_ptr + entry, mask=inside, other=LOWEST)
-    word = tl.load(words_ptr + entry // 2, mask=inside, other=LOWEST)
-    return key, first + entry // 2 + groups * ((word >> (5 * (entry % 2))) & 31), bound_of(word)
-
-
-@triton.jit
-@no_type_check
-def compact(list_ptr, total, k, entry, chosen):
-    """Write the chosen entries after the `total` that are there; returns the new total."""
-    slot = total + tl.cumsum(chosen.to(tl.int32), 0) - 1
-    tl.store(list_ptr + slot, entry, mask=chosen & (slot < k))
-    return total + tl.sum(chosen.to(tl.int32), 0)
 
 
 @triton.jit
