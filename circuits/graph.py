@@ -13,6 +13,8 @@ pre-activation, a gated neuron's activation. `residual` is the worst |value - su
 | error | a transcoder's reconstruction error at a position, or the whole output where it is not to be trusted | norm |
 | rest | all sources of a layer and position that did not become nodes (layer -1: what pruning folded together, by sign) | norm, or 0 |
 | latent, neuron | a transcoder latent; a neuron of the model's own MLP | activation |
+| gate, up | the two factors' rows of a gated neuron, where it is traced in two | gate pre-activation; up projection |
+| head, mlp | components in the graphs of patching baselines, whose weights are no ledger | 0 |
 | logit | a target | its value |
 
 On disk a graph is one safetensors file (tensors below, exact) with JSON in its header, so that opening a stranger's
@@ -33,9 +35,24 @@ from torch import Tensor
 from ..saes.errors import UserError
 from ..saes.io import write_tensors
 
-KINDS = ("token", "position", "bias", "first", "error", "rest", "neuron", "latent", "logit")
+KINDS = (
+    "token",
+    "position",
+    "bias",
+    "first",
+    "error",
+    "rest",
+    "neuron",
+    "latent",
+    "logit",
+    "gate",
+    "up",
+    "head",
+    "mlp",
+)
 FEATURES = ("neuron", "latent")
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)  # schema 1 had no sites and 64-bit indices
 
 
 class Node(NamedTuple):
@@ -49,6 +66,7 @@ class Node(NamedTuple):
     label: str
     attribution: float = 0.0  # signed total attribution to the weighted targets, through every path
     weight: float = 0.0  # of a logit: its weight among the targets
+    site: str = ""  # what a latent's dictionary reads; where another leaf of a layer is written; "" without a layer
 
     @property
     def is_feature(self) -> bool:
@@ -57,7 +75,7 @@ class Node(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """Sparse edges, ordered by target and then source."""
+    """Sparse edges, ordered by target and then source; indices of 32 bits halve the memory of a large graph."""
 
     target: Int[Tensor, "edge"]
     source: Int[Tensor, "edge"]
@@ -136,6 +154,7 @@ class Graph:
         tensors = {"kind": codes, "place": numbers, "amount": reals, "row_values": self.row_values}
         tensors |= {"target": self.edges.target, "source": self.edges.source, "weight": self.edges.weight}
         header = {"schema": SCHEMA, "labels": [node.label for node in self.nodes], "metadata": self.metadata}
+        header["sites"] = [node.site for node in self.nodes]
         write_tensors(path, tensors, {"unweave_graph": json.dumps(header)})
         return path
 
@@ -189,7 +208,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(
             f"expected a graph file at {path}; could not read it ({error}); check the path or trace it again"
         ) from error
-    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+    if not isinstance(header, dict) or header.get("schema") not in READABLE:
         raise UserError(f"expected a graph file of schema {SCHEMA} at {path}; got another kind of file; trace it again")
     return tensors, header
 
@@ -199,10 +218,15 @@ def _rebuild(tensors: dict[str, Tensor], header: dict[str, Any]) -> Graph:
     places, amounts = tensors["place"], tensors["amount"]
     edges = Edges(tensors["target"], tensors["source"], tensors["weight"])
     count = len(kinds)
+    sites = header.get("sites", [""] * count)
     _require(isinstance(header["metadata"], dict), "metadata is not an object")
     _require(
         isinstance(labels, list) and len(labels) == count and all(isinstance(label, str) for label in labels),
         "labels and nodes differ",
+    )
+    _require(
+        isinstance(sites, list) and len(sites) == count and all(isinstance(site, str) for site in sites),
+        "sites and nodes differ",
     )
     _require(
         places.shape == (count, 3) and amounts.shape == (count, 3) and tensors["row_values"].shape == (count,),
@@ -217,7 +241,10 @@ def _rebuild(tensors: dict[str, Tensor], header: dict[str, Any]) -> Graph:
         edges.target.shape == edges.source.shape == edges.weight.shape and edges.weight.ndim == 1,
         "edge tensors differ in length",
     )
-    _require(edges.target.dtype == edges.source.dtype == torch.int64, "edge indices are not int64")
+    _require(
+        edges.target.dtype == edges.source.dtype and edges.target.dtype in (torch.int32, torch.int64),
+        "edge indices are not whole",
+    )
     if len(edges.weight):
         ordered = bool((edges.source < edges.target).all())
         _require(
@@ -225,10 +252,10 @@ def _rebuild(tensors: dict[str, Tensor], header: dict[str, Any]) -> Graph:
             "edges are not in causal order",
         )
         _require(bool(edges.weight.isfinite().all()), "an edge is not finite")
-    table = zip(kinds, places.tolist(), amounts.tolist(), labels, strict=True)
+    table = zip(kinds, places.tolist(), amounts.tolist(), labels, sites, strict=True)
     nodes = [
-        Node(KINDS[kind], layer, position, index, value, label, attribution, weight)
-        for kind, (layer, position, index), (value, attribution, weight), label in table
+        Node(KINDS[kind], layer, position, index, value, label, attribution, weight, site)
+        for kind, (layer, position, index), (value, attribution, weight), label, site in table
     ]
     return Graph(nodes, edges, tensors["row_values"], header["metadata"])
 

@@ -1,0 +1,170 @@
+"""Parts: what tracing and interventions need of a dictionary, whatever library it came from.
+
+A `Part` reads one site, encodes token by token, and writes one or more sites:
+
+    pre = W_enc x + b_enc        a = rule(pre)        y[site] = sum_j a_j W_dec[site][j] + b_dec[site]  (+ W_skip x)
+
+* an SAE reads where it writes (its -W_enc b_dec is already inside b_enc);
+* a transcoder reads mlp.hook_in and writes mlp.hook_out, a skip transcoder adds W_skip x there;
+* a cross-layer transcoder is a list of parts, one per layer it reads, each writing that layer and later ones (Ameisen et al. 2025).
+
+`parts` makes them from a `saes.Dictionary`; anything else that has these tensors is traced by making a `Part` of it.
+The rules: topk keeps the k largest pre-activations of a token, ReLU'd; relu; jumprelu keeps those above a threshold of
+their latent. All are per token. Within the support they select, an active latent's activation is its pre-activation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..saes.codes import Codes
+from ..saes.errors import UserError
+from ..saes.keep import KeepRule
+from ..saes.sites import layer_of
+
+BLOCK = 1024  # tokens whose dense pre-activations are held at once
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which latents of a token are active."""
+
+    kind: Literal["topk", "relu", "jumprelu"]
+    k: int = 0
+    threshold: Float[Tensor, "latent"] | None = None
+
+    def __post_init__(self) -> None:
+        complete = {"topk": self.k > 0, "relu": True, "jumprelu": self.threshold is not None}
+        if not complete.get(self.kind, False):
+            raise UserError(
+                f"expected Rule('topk', k=32), Rule('relu') or Rule('jumprelu', threshold=[latent]); got {self.kind!r} "
+                f"with k={self.k}; complete it"
+            )
+
+    def __call__(self, pre: Float[Tensor, "token latent"]) -> Float[Tensor, "token latent"]:
+        """Activations: the pre-activations of the active latents, 0 elsewhere."""
+        if self.kind == "topk":
+            best = pre.topk(min(self.k, pre.shape[1]), dim=1)
+            return torch.zeros_like(pre).scatter_(1, best.indices, best.values.relu())
+        if self.threshold is None:
+            return pre.relu()
+        return pre * (pre > self.threshold.to(pre))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One read site of a dictionary with all that it writes; tensors as in the module header."""
+
+    read: str
+    W_enc: Float[Tensor, "latent d_in"]
+    b_enc: Float[Tensor, "latent"]
+    W_dec: dict[str, Float[Tensor, "latent d_out"]]
+    b_dec: dict[str, Float[Tensor, "d_out"]]
+    rule: Rule
+    W_skip: Float[Tensor, "d_out d_in"] | None = None
+    keep: KeepRule = field(default_factory=KeepRule)
+    name: str = ""
+    folder: Path | None = None
+    model: dict[str, Any] | None = None
+    known_fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        latents = len(self.W_enc)
+        if layer_of(self.read) is None or not self.W_dec or any(layer_of(site) is None for site in self.W_dec):
+            raise UserError(
+                f"expected sites inside blocks (blocks.L.…); got {self.read} → {', '.join(self.W_dec) or 'nothing'}; name them"
+            )
+        wrong = [site for site, rows in self.W_dec.items() if len(rows) != latents]
+        if len(self.b_enc) != latents or wrong or set(self.b_dec) - set(self.W_dec):
+            raise UserError(
+                f"expected b_enc, and W_dec and b_dec per written site, of {latents} latents (as W_enc has); "
+                f"got {len(self.b_enc)} and { ({site: len(rows) for site, rows in self.W_dec.items()}) }; is it [latent d]?"
+            )
+
+    @property
+    def layer(self) -> int:
+        """The block that it reads."""
+        layer = layer_of(self.read)
+        assert layer is not None
+        return layer
+
+    @property
+    def is_sae(self) -> bool:
+        """True when it writes where it reads."""
+        return self.read in self.W_dec
+
+    @property
+    def latents(self) -> int:
+        """How many latents it has."""
+        return len(self.W_enc)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights; the dictionary's own where it was made of one."""
+        if self.known_fingerprint:
+            return self.known_fingerprint
+        digest = hashlib.blake2b(f"{self.read} {self.rule.kind} {self.rule.k}".encode(), digest_size=16)
+        skip = [] if self.W_skip is None else [self.W_skip]
+        threshold = [] if self.rule.threshold is None else [self.rule.threshold]
+        for tensor in (self.W_enc, self.b_enc, *self.W_dec.values(), *self.b_dec.values(), *skip, *threshold):
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def encode(self, x: Float[Tensor, "token d_in"]) -> Codes:
+        """Sparse codes of `x`, as wide as the fullest token needs (at least 1); empty slots have value 0."""
+        codes = [self._encode(block) for block in x.split(BLOCK)]
+        width = max(values.shape[1] for values, _ in codes)
+        padded = [[torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in pair] for pair in codes]
+        return Codes(*(torch.cat(column) for column in zip(*padded, strict=True)))
+
+    def _encode(self, x: Float[Tensor, "token d_in"]) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
+        W_enc = self.W_enc.to(x)
+        active = self.rule(torch.addmm(self.b_enc.to(x), x, W_enc.T))
+        width = max(1, int((active != 0).sum(1).max()))
+        best = active.abs().topk(width, dim=1).indices
+        return active.gather(1, best), best
+
+    def kept(
+        self, positions: Int[Tensor, "token"], activations: dict[str, Float[Tensor, "token d"]]
+    ) -> Bool[Tensor, "token"]:
+        """The tokens that it answers for: those that its training kept (saes/keep.py)."""
+        return self.keep.mask(positions, activations)
+
+
+def parts(dictionaries: Any) -> list[Part]:
+    """The parts of a dictionary, a Part, or any nesting of lists of them, in the given order."""
+    if isinstance(dictionaries, Part):
+        return [dictionaries]
+    if hasattr(dictionaries, "W_enc") and hasattr(dictionaries, "config"):
+        return [_part(dictionaries)]
+    if isinstance(dictionaries, Iterable) and not isinstance(dictionaries, str | Tensor):
+        return [part for dictionary in dictionaries for part in parts(dictionary)]
+    raise UserError(
+        f"expected a Dictionary, a Part or a list of them; got {type(dictionaries).__name__}; open it first"
+    )
+
+
+def _part(dictionary: Any) -> Part:
+    W_enc, b_dec = dictionary.W_enc.detach(), dictionary.b_dec.detach()
+    b_enc = dictionary.b_enc.detach()
+    return Part(
+        dictionary.read,
+        W_enc,
+        b_enc - W_enc @ b_dec if dictionary.is_sae else b_enc,
+        {dictionary.write: dictionary.W_dec.detach()},
+        {dictionary.write: b_dec},
+        Rule("topk", k=dictionary.config.k),
+        None if dictionary.W_skip is None else dictionary.W_skip.detach(),
+        dictionary.keep_rule,
+        folder=dictionary.folder,
+        model=dictionary.metadata.get("model"),
+        known_fingerprint=dictionary.fingerprint,
+    )
