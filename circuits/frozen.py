@@ -22,6 +22,7 @@ the bridge rebuild the norm in the model's own dtype; float64 passes do that, so
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -84,28 +85,35 @@ class Block(NamedTuple):
 
     def attention_adjoint(self, g: Float[Tensor, "row token d"]) -> Float[Tensor, "row token d"]:
         """The transpose of `attention`: cotangent of the branch's output -> cotangent of the block's input."""
-        heads, e, d = self.W_O.shape
-        kv, t = self.W_V.shape[0], g.shape[-2]
-        if self.attn_post:
-            g = self.attn_post.adjoint(g)
-        u = (g @ self.W_O.reshape(heads * e, d).T).unflatten(-1, (heads, e))
-        v = einsum(self.pattern[:, :t, :t], u, "head query key, row query head e -> row key head e")
-        grouped = v.unflatten(2, (kv, heads // kv)).sum(3)  # query heads of one key-value group stand together
-        s = grouped.flatten(2) @ self.W_V.transpose(1, 2).reshape(kv * e, d)
+        g = self.attn_post.adjoint(g) if self.attn_post else g
+        s = self.mix_adjoint(self.z_adjoint(g))
         return self.attn_norm.adjoint(s) if self.attn_norm else s
+
+    def z_adjoint(self, g: Float[Tensor, "row token d"]) -> Float[Tensor, "row token width"]:
+        """Cotangent of the attention's output (before a post-norm) -> of the heads' outputs side by side (attn.hook_z)."""
+        return g @ self.W_O.flatten(0, 1).T
+
+    def mix_adjoint(self, u: Float[Tensor, "row token width"]) -> Float[Tensor, "row token d"]:
+        """Cotangent of the heads' outputs -> of what the attention reads (attn.hook_in), patterns held."""
+        heads, kv, t = len(self.W_O), len(self.W_V), u.shape[-2]
+        per_head = u.unflatten(-1, (heads, -1))
+        v = einsum(self.pattern[:, :t, :t], per_head, "head query key, row query head e -> row key head e")
+        grouped = v.unflatten(2, (kv, heads // kv)).sum(3)  # query heads of one key-value group stand together
+        return grouped.flatten(2) @ self.W_V.transpose(1, 2).flatten(0, 1)
 
     def attention_constant(self) -> Float[Tensor, "token d"]:
         """What the attention branch adds whatever it reads: the norm's bias through P, P b_V W_O, b_O, the post-norm's bias."""
-        tokens = len(self.seen["resid_pre"])
-        values = self.W_O.new_zeros(self.W_V.shape[0], 1, self.W_V.shape[2])
+        out = self.z_constant() @ self.W_O.flatten(0, 1)
+        return _affine(self.attn_post, out if self.b_O is None else out + self.b_O)
+
+    def z_constant(self) -> Float[Tensor, "token width"]:
+        """The constant part of the heads' outputs, side by side: the norm's bias and b_V, weighted by P."""
+        values = self.W_O.new_zeros(len(self.W_V), self.W_V.shape[2])
         if self.attn_norm and self.attn_norm.bias is not None:
-            values = values + einsum(self.attn_norm.bias, self.W_V, "d, kv d e -> kv e")[:, None]
-        if self.b_V is not None:
-            values = values + self.b_V[:, None]
-        out = self._mix(values.expand(-1, tokens, -1))
-        if self.b_O is not None:
-            out = out + self.b_O
-        return _affine(self.attn_post, out)
+            values = values + einsum(self.attn_norm.bias, self.W_V, "d, kv d e -> kv e")
+        values = values if self.b_V is None else values + self.b_V
+        spread = values.repeat_interleave(len(self.W_O) // len(self.W_V), 0)
+        return (self.pattern.sum(2)[:, :, None] * spread[:, None]).transpose(0, 1).flatten(1)
 
     def _mix(self, values: Float[Tensor, "kv token e"]) -> Float[Tensor, "token d"]:
         spread = repeat(values, "kv key e -> (kv group) key e", group=self.W_O.shape[0] // self.W_V.shape[0])
@@ -124,6 +132,7 @@ class FrozenPass(NamedTuple):
     b_U: Float[Tensor, "vocab"] | None
     logits: Float[Tensor, "vocab"]
     probabilities: Float[Tensor, "vocab"]
+    at: dict[str, Float[Tensor, "token width"]]  # further sites that were asked for
 
 
 def _affine(norm: Norm | None, z: Tensor) -> Tensor:
@@ -149,14 +158,16 @@ NEEDED = ("hook_resid_pre", "hook_attn_out", "hook_resid_post", "attn.hook_in", 
 GLOBAL = ("hook_embed", "hook_pos_embed", "ln_final.hook_scale", "hook_unembed")
 
 
-def capture(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> FrozenPass:
-    """Run `model` once on `tokens`, unmodified, and keep what the frozen maps need.
+def capture(model: TransformerBridge, tokens: Int[Tensor, "token"], sites: Collection[str] = ()) -> FrozenPass:
+    """Run `model` once on `tokens`, unmodified, and keep what the frozen maps need, and the activations at `sites`.
 
     Raises UserError when an activation is not finite or the model lacks the hooks of a decoder.
     """
-    seen, logits = run(model, tokens)
+    seen, logits = run(model, tokens, sites)
     needed = [f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers) for name in NEEDED]
-    missing = [name for name in (*needed, "hook_embed", "ln_final.hook_scale", "hook_unembed") if name not in seen]
+    missing = [
+        name for name in (*needed, *sites, "hook_embed", "ln_final.hook_scale", "hook_unembed") if name not in seen
+    ]
     if missing:
         raise UserError(
             f"expected a decoder that fires {missing[0]}; got {model.cfg.model_name}, which does not; trace another model"
@@ -177,10 +188,13 @@ def capture(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> FrozenPas
         b_U=unembed.get("b_U"),
         logits=seen["hook_unembed"][-1],
         probabilities=logits.double().softmax(-1),
+        at={site: seen[site].reshape(len(tokens), -1) for site in sites},
     )
 
 
-def run(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> tuple[dict[str, Tensor], Float[Tensor, "vocab"]]:
+def run(
+    model: TransformerBridge, tokens: Int[Tensor, "token"], sites: Collection[str] = ()
+) -> tuple[dict[str, Tensor], Float[Tensor, "vocab"]]:
     """One forward pass: the tensors of the hooks named above without their batch axis, and the last position's logits."""
     seen: dict[str, Tensor] = {}
     per_block = [f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers) for name in PER_BLOCK]
@@ -196,7 +210,8 @@ def run(model: TransformerBridge, tokens: Int[Tensor, "token"]) -> tuple[dict[st
         return lambda value, hook: keep(value, hook, name)
 
     present = model.hook_dict  # built anew at every access
-    hooks: list[Any] = [(name, hook_for(name)) for name in (*per_block, *GLOBAL) if name in present]
+    wanted = dict.fromkeys((*per_block, *GLOBAL, *sites))
+    hooks: list[Any] = [(name, hook_for(name)) for name in wanted if name in present]
     with torch.no_grad(), quiet():
         logits = model.run_with_hooks(tokens[None], fwd_hooks=hooks)
     return seen, logits[0, -1]

@@ -16,6 +16,7 @@ pre-activation, a gated neuron's activation. `residual` is the worst |value - su
 | gate, up | the two factors' rows of a gated neuron, where it is traced in two | gate pre-activation; up projection |
 | head, mlp | components in the graphs of patching baselines, whose weights are no ledger | 0 |
 | logit | a target | its value |
+| direction | a target inside the model: a feature, a probe, a direction of the stream | its value |
 
 On disk a graph is one safetensors file (tensors below, exact) with JSON in its header, so that opening a stranger's
 graph runs nothing.
@@ -142,6 +143,19 @@ class Graph:
         from .paths import paths
 
         return paths(self, n, target)
+
+    def to_neuronpedia(self, **options: Any) -> dict[str, Any]:
+        """The graph as a JSON object that Neuronpedia and circuit-tracer's viewer read; see `neuronpedia.to_neuronpedia`."""
+        from .neuronpedia import to_neuronpedia
+
+        return to_neuronpedia(self, **options)
+
+    @staticmethod
+    def from_neuronpedia(data: dict[str, Any]) -> Graph:
+        """The graph in such an object, also of other tools; see `neuronpedia_read.from_neuronpedia`."""
+        from .neuronpedia_read import from_neuronpedia
+
+        return from_neuronpedia(data)
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, atomically; `Graph.load` gives back equal tensors and metadata."""

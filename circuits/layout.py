@@ -1,54 +1,78 @@
 """Which sources become nodes, and where every node stands: the order of nodes and of columns in a recorded row.
 
-Nodes are in causal order: leaves (token, position, bias, then per layer first, error, rest), features by layer, position and
-slot, and the logit targets last. A node's index is its column, so a recorded row needs no renumbering.
+Nodes are in causal order: leaves (token, position, bias, then per cut first, error, rest), features by the station they are
+read at, position and slot, and the targets last. A node's index is its column, so a recorded row needs no renumbering.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from ..saes.sites import layer_of
 from .graph import Node
-from .sources import Rows, Source
-from .sweep import Columns, Machine, Totals
-from .targets import Target
+from .machine import Cut, Machine
+from .record import Columns, Meeting, Targets
+from .sources import Factor, Neurons, Rows, Source
+from .stations import Station
+from .sweep import Totals
 
-Chosen = list[tuple[Tensor, Tensor]]  # per layer: positions [feature] and slots [feature]
+Chosen = list[tuple[Tensor, Tensor]]  # per source: positions [feature] and slots [feature], ordered
 
 
-def choose(totals: Totals, sources: list[Source | None], max_features: int) -> Chosen:
-    """The active sources of largest |total attribution|, per layer, ordered by position and slot."""
-    layers, places, sizes = [], [], []
-    for layer, (total, source) in enumerate(zip(totals.sources, sources, strict=True)):
-        if total is None or source is None:
+class Layout(NamedTuple):
+    """All nodes but the targets; columns; the features' rows; and for gated neurons split in two, their own rows."""
+
+    nodes: list[Node]
+    columns: Columns
+    rows: list[Targets]
+    splits: list[Split]
+
+
+class Split(NamedTuple):
+    """Neurons whose row is half their gate's and half their up projection's: nodes, and the first nodes of the factors."""
+
+    neuron: Int[Tensor, "row"]
+    gate: Int[Tensor, "row"]
+    up: Int[Tensor, "row"]
+    value: Tensor
+
+
+def choose(totals: Totals, sources: list[Source], max_features: int) -> Chosen:
+    """The active sources of largest |total attribution|, per source, ordered by position and slot."""
+    owner, places, sizes = [], [], []
+    for index, (total, source) in enumerate(zip(totals.sources, sources, strict=True)):
+        if total is None:
             continue
         size = torch.where(source.values != 0, total.abs(), -1.0).flatten()
         best = size.topk(min(max_features, len(size)))
         alive = best.values >= 0
-        layers.append(torch.full_like(best.indices[alive], layer))
+        owner.append(torch.full_like(best.indices[alive], index))
         places.append(best.indices[alive])
         sizes.append(best.values[alive])
     nothing = torch.empty(0, dtype=torch.int64)
-    if not layers:
+    if not owner:
         return [(nothing, nothing) for _ in sources]
-    layer, place = torch.cat(layers), torch.cat(places)
-    keep = torch.cat(sizes).topk(min(max_features, len(layer))).indices
-    layer, place = layer[keep], place[keep]
+    owners, place = torch.cat(owner), torch.cat(places)
+    keep = torch.cat(sizes).topk(min(max_features, len(owners))).indices
+    return split_places(sources, owners[keep], place[keep])
+
+
+def split_places(sources: list[Source], owner: Int[Tensor, "feature"], place: Int[Tensor, "feature"]) -> Chosen:
+    """Flat places (position * slots + slot) of sources, as positions and slots of each, ordered."""
     chosen = []
     for index, source in enumerate(sources):
-        mine = place[layer == index].sort().values
-        width = 1 if source is None else source.values.shape[1]
+        mine, width = place[owner == index].sort().values, source.values.shape[1]
         chosen.append((mine // width, mine % width))
     return chosen
 
 
-def lay_out(
-    machine: Machine, totals: Totals, chosen: Chosen, targets: list[Target], logits: Rows, strings: list[str]
-) -> tuple[list[Node], Columns]:
-    """All nodes in causal order, and the columns that rows are recorded in."""
+def lay_out(machine: Machine, totals: Totals, chosen: Chosen, strings: list[str], bounded: bool = False) -> Layout:
+    """Nodes and columns; `bounded` adds the two leaves that hold what `max_edges` drops of a row, by sign."""
     frozen = machine.frozen
-    layers, last = len(frozen.blocks), len(frozen.tokens) - 1
     nodes = [
         Node("token", -1, place, *rest)
         for place, rest in enumerate(
@@ -60,60 +84,137 @@ def lay_out(
         position = _add(nodes, "position", -1, frozen.pos_embed, totals.position)
     bias = len(nodes)
     nodes += [Node("bias", layer, -1, -1, 0.0, "bias", total) for layer, total in enumerate(totals.bias)]
-    columns = Columns(0, position, bias, {}, {}, {}, {}, [], 0)
-    for layer, source in enumerate(machine.sources):
-        if source is not None:
-            _add_leaves(nodes, columns, layer, source, totals, chosen)
-    features = [_add_features(nodes, machine.sources[i], totals.sources[i], chosen[i], i) for i in range(layers)]
-    for target, value in zip(targets, logits.value.tolist(), strict=True):
-        total = target.weight * value
-        nodes.append(Node("logit", layers, last, target.ids[0], value, target.label, total, target.weight))
-    return nodes, columns._replace(features=features, count=len(nodes))
+    if bounded:
+        nodes += [Node("rest", -1, -1, -1, 0.0, f"everything else that {does} it") for does in ("raises", "lowers")]
+    leaves = {station: _add_leaves(nodes, machine, station, totals, chosen) for station in machine.cuts}
+    rows, splits, first = [], [], {}
+    for index, source in enumerate(machine.sources):
+        split = isinstance(source, Neurons) and source.rule == "rows" and source.is_gated
+        if isinstance(source, Neurons) and split:
+            splits.append(_add_factors(nodes, rows, source, chosen[index]))
+        first[index] = len(nodes)
+        _add_features(nodes, source, totals.sources[index], chosen[index])
+        if not split:
+            rows.append(_feature_rows(source, chosen[index], first[index]))
+    cuts = {
+        station: leaves[station]._replace(features=_groups(machine, station, cut, chosen, first))
+        for station, cut in machine.cuts.items()
+    }
+    return Layout(
+        nodes, Columns(0, position, bias, cuts, len(nodes)), [each for each in rows if len(each.nodes)], splits
+    )
 
 
 def _norms(vectors: Tensor) -> list[float]:
     return vectors.norm(dim=1).tolist()
 
 
-def _add(nodes: list[Node], kind: str, layer: int, vectors: Tensor, totals: Tensor) -> int:
+def _add(nodes: list[Node], kind: str, layer: int, vectors: Tensor, totals: Tensor, site: str = "") -> int:
     """One leaf per token; returns the first one's column."""
     start = len(nodes)
     for place, (norm, total) in enumerate(zip(_norms(vectors), totals.tolist(), strict=True)):
-        nodes.append(Node(kind, layer, place, -1, norm, kind, total))
+        nodes.append(Node(kind, layer, place, -1, norm, kind, total, site=site))
     return start
 
 
-def _add_leaves(
-    nodes: list[Node], columns: Columns, layer: int, source: Source, totals: Totals, chosen: Chosen
-) -> None:
-    """A layer's first, error and rest leaves."""
-    columns.first[layer] = len(nodes)
-    norm = float(source.leaves.first[0].norm())
-    nodes.append(Node("first", layer, 0, -1, norm, "first position", totals.first[layer]))
-    error, total = totals.error[layer], totals.sources[layer]
-    if source.leaves.error is not None and error is not None:
-        columns.error[layer] = _add(nodes, "error", layer, source.leaves.error, error)
-    if total is not None:
-        values, remaining = source.values.clone(), total.clone()
-        values[chosen[layer]], remaining[chosen[layer]] = 0, 0
-        columns.rest_vectors[layer] = source.write(values)
-        columns.rest[layer] = _add(nodes, "rest", layer, columns.rest_vectors[layer], remaining.sum(1))
+def _add_leaves(nodes: list[Node], machine: Machine, station: Station, totals: Totals, chosen: Chosen) -> Meeting:
+    """A cut's first, error and rest leaves."""
+    cut = machine.cuts[station]
+    layer = layer_of(cut.site) or 0
+    first = len(nodes)
+    nodes.append(
+        Node(
+            "first",
+            layer,
+            0,
+            -1,
+            float(cut.first.norm()),
+            "first position",
+            totals.first.get(station, 0.0),
+            site=cut.site,
+        )
+    )
+    leaves = []
+    if cut.error is not None:
+        total = totals.error.get(station, cut.error.new_zeros(len(cut.error)))
+        leaves.append((_add(nodes, "error", layer, cut.error, total, cut.site), cut.error))
+    rest, total = _rest(machine, station, cut, totals, chosen)
+    if rest is not None:
+        leaves.append((_add(nodes, "rest", layer, rest, total, cut.site), rest))
+    return Meeting([], leaves, (first, cut.first), cut.constant)
 
 
-def _add_features(
-    nodes: list[Node], source: Source | None, total: Tensor | None, chosen: tuple[Tensor, Tensor], layer: int
-) -> list[tuple[int, int, Tensor]]:
-    """A layer's features; returns (token, first column, vectors) for each token that has some."""
+def _rest(machine: Machine, station: Station, cut: Cut, totals: Totals, chosen: Chosen) -> tuple[Tensor | None, Tensor]:
+    """The sum of what was not chosen, and its total attribution (counted where a source is first written)."""
+    rest, total = None, cut.constant.new_zeros(len(cut.constant))
+    for index in cut.writers:
+        source, arrived = machine.sources[index], totals.sources[index]
+        values = source.values.clone()
+        values[chosen[index]] = 0
+        if values.any():
+            written = source.write(station, values)
+            rest = written if rest is None else rest + written
+            if arrived is not None and station == min(source.writes):
+                remaining = arrived.clone()
+                remaining[chosen[index]] = 0
+                total = total + remaining.sum(1)
+    return rest, total
+
+
+def _add_features(nodes: list[Node], source: Source, total: Tensor | None, chosen: tuple[Tensor, Tensor]) -> None:
     positions, slots = chosen
-    if source is None or total is None or not len(positions):
-        return []
-    groups, vectors = [], source.sources(positions, slots)
-    for token in positions.unique().tolist():
-        mine = (positions == token).nonzero()[:, 0]
-        groups.append((token, len(nodes) + int(mine[0]), vectors[mine].T))
+    if not len(positions):
+        return
     index, value = source.latent(positions, slots).tolist(), source.values[positions, slots].tolist()
-    table = zip(positions.tolist(), index, value, total[positions, slots].tolist(), strict=True)
-    for place, feature, activation, attribution in table:
-        label = f"L{layer} {source.kind} {feature}"
-        nodes.append(Node(source.kind, layer, place, feature, activation, label, attribution))
+    attributions = [0.0] * len(value) if total is None else total[positions, slots].tolist()
+    layer, label, site = layer_of(source.site) or 0, source.label, source.site
+    for place, feature, activation, attribution in zip(positions.tolist(), index, value, attributions, strict=True):
+        nodes.append(Node(source.kind, layer, place, feature, activation, f"{label} {feature}", attribution, site=site))
+
+
+def _feature_rows(source: Source, chosen: tuple[Tensor, Tensor], first: int, factor: Factor = "whole") -> Targets:
+    positions, slots = chosen
+
+    def build(places: Tensor) -> Rows:
+        here = places.to(positions.device)
+        return source.targets(positions[here], slots[here], factor)
+
+    nodes = torch.arange(first, first + len(positions))
+    return Targets(source.read, source.norm, positions.cpu(), build, nodes)
+
+
+def _add_factors(nodes: list[Node], rows: list[Targets], source: Neurons, chosen: tuple[Tensor, Tensor]) -> Split:
+    """Nodes and rows of the gate pre-activations and up projections of chosen neurons, which stand right after them."""
+    positions, slots = chosen
+    starts = []
+    factors: tuple[tuple[Factor, Tensor | None], ...] = (("gate", source.pre), ("up", source.up))
+    for kind, values in factors:
+        assert values is not None
+        starts.append(len(nodes))
+        rows.append(_feature_rows(source, chosen, len(nodes), kind))
+        for place, slot, value in zip(
+            positions.tolist(), slots.tolist(), values[positions, slots].tolist(), strict=True
+        ):
+            label = f"{source.label} {slot} {kind}"
+            nodes.append(Node(kind, source.read.layer, place, slot, value, label, site=source.site))
+    count = torch.arange(len(positions))
+    value = source.values[positions, slots].cpu()
+    return Split(len(nodes) + count, starts[0] + count, starts[1] + count, value)
+
+
+def _groups(
+    machine: Machine, station: Station, cut: Cut, chosen: Chosen, first: dict[int, int]
+) -> list[tuple[int, int, Tensor]]:
+    """(token, first column, vectors) of the features written at a cut, for each token that has some."""
+    groups = []
+    for index in cut.writers:
+        positions, slots = chosen[index]
+        if not len(positions):
+            continue
+        vectors = machine.sources[index].vectors(station, positions, slots)
+        tokens, counts = positions.unique_consecutive(return_counts=True)
+        start = 0
+        for token, count in zip(tokens.tolist(), counts.tolist(), strict=True):
+            groups.append((token, first[index] + start, vectors[start : start + count].T))
+            start += count
     return groups

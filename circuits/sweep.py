@@ -1,251 +1,245 @@
 """Adjoint sweeps: cotangents carried down a frozen pass, without autograd.
 
-Two sweeps over the same maps (frozen.py), top to bottom, and at each block in this order:
+`descend` walks the blocks from the top and tells a `Rows`-like visitor, at each station, what arrives there. Two
+visitors share the walk:
 
-    record   g at mlp.hook_out meets the layer's sources and leaves: weight = g . vector
-    skip     g += N2^T W_skip^T g                     (transcoders with a linear path)
-    inject   the cotangents of this layer's targets join at their positions (in a parallel block after the attention step)
-    attend   g += A^T g; on the way g meets the attention's constants
+* `Totals` carries one cotangent, the weighted targets', and sends what arrives at each source on to what the source reads
+  (`pull`), so that one pass gives every source's signed total attribution through all paths.
+* `record.Record` carries many cotangents at once, one per row of the graph, and sends nothing on: a row holds direct
+  effects only.
 
-`total_attribution` carries one cotangent, the weighted targets', and sends what arrives at each source on to what the source
-reads (`pull`), so that one pass gives every source's signed total attribution through all paths. `record_rows` carries
-many cotangents at once, one per row of the graph, and sends nothing on: a row holds direct effects only. It is restricted
-to the causal cone: rows are batched by position, so that a batch stops at its last token, and sorted by layer inside, so that a
-row costs nothing above its own layer. A batch is as large as `memory_mib` allows.
+At a cut (machine.py) the rows from above meet the sum that stands there and go no further; rows that are read there enter.
+Elsewhere they pass. One block, top down:
+
+    MLP_ADDED → post-norm → MLP_OUT → MLP, whose skip paths lead back to the stream; rows that read the MLP's input enter
+    MIDDLE
+    ATTN_ADDED → post-norm → ATTN_OUT → W_O → Z → patterns, W_V → ATTN_IN → norm
+    STREAM
+
+A parallel block's branches both read its STREAM, so its MLP's readers enter after the attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from .frozen import FrozenPass
-from .sources import Rows, Source
+from .frozen import Norm
+from .machine import Machine
+from .sources import Latents
+from .stations import Place, Station
+
+# Rows on their way through a branch [row token width], and the number of the first.
+Branch = tuple[int, Float[Tensor, "_ token _"]]
 
 
-class Machine(NamedTuple):
-    """A frozen pass with the sources of every layer (None where a block has no MLP) and the constants of its attention."""
+@runtime_checkable
+class Visitor(Protocol):
+    """Who carries cotangents down; row numbers count from the first row that entered."""
 
-    frozen: FrozenPass
-    sources: list[Source | None]
-    constants: list[Float[Tensor, "token d"]]
+    def under_way(self) -> Branch:
+        """The rows in the stream."""
+        ...
 
-    def source(self, layer: int) -> Source:
-        """The source of a layer that has one."""
-        source = self.sources[layer]
-        assert source is not None
-        return source
+    def add(self, branch: Branch) -> None:
+        """A branch's cotangents join the stream."""
+        ...
 
+    def stream(self, station: Station) -> None:
+        """A place in the stream: meet what stands there if it is cut, let rows enter."""
+        ...
 
-class Totals(NamedTuple):
-    """Signed total attribution of everything that can be a node; per layer where it is a list."""
+    def branch(self, station: Station, arriving: Branch) -> Branch:
+        """A place in a branch: the same; returns the rows that go on."""
+        ...
 
-    sources: list[Float[Tensor, "token slot"] | None]
-    first: list[float]
-    error: list[Float[Tensor, "token"] | None]
-    bias: list[float]  # one more than layers: the last is the final norm's and b_U's
-    token: Float[Tensor, "token"]
-    position: Float[Tensor, "token"] | None
+    def enter_normed(self, station: Station) -> None:
+        """Rows that read a normed copy of the stream enter."""
+        ...
 
-
-class Columns(NamedTuple):
-    """Where each node stands in a row, by its first column (one per token from there on where a leaf has positions)."""
-
-    token: int
-    position: int | None
-    bias: int  # one per layer, and one for the final norm and b_U
-    first: dict[int, int]  # layer -> column
-    error: dict[int, int]
-    rest: dict[int, int]
-    rest_vectors: dict[int, Tensor]  # layer -> [token d]
-    features: list[list[tuple[int, int, Tensor]]]  # per layer: (token, first column, vectors [d feature])
-    count: int
+    def constant(
+        self, layer: int, vectors: Float[Tensor, "token width"] | Float[Tensor, "width"], arriving: Branch
+    ) -> None:
+        """Meet constants of a block."""
+        ...
 
 
-class Wanted(NamedTuple):
-    """Rows to record: the layer (n_layers for logits), position and slot of each, and which node it is."""
-
-    layer: Int[Tensor, "row"]
-    position: Int[Tensor, "row"]
-    slot: Int[Tensor, "row"]
-    node: Int[Tensor, "row"]
-
-
-class Recorded(NamedTuple):
-    """A batch of finished rows."""
-
-    node: Int[Tensor, "row"]
-    value: Float[Tensor, "row"]
-    weights: Float[Tensor, "row column"]
-
-
-def build_machine(frozen: FrozenPass, sources: list[Source | None]) -> Machine:
-    """Gather what both sweeps need."""
-    return Machine(frozen, sources, [block.attention_constant() for block in frozen.blocks])
-
-
-def total_attribution(machine: Machine, logits: Rows, weights: Float[Tensor, "target"]) -> Totals:
-    """One sweep for sum_i weights_i target_i; the leaves' totals (all but `sources`) sum to that target's value."""
-    frozen = machine.frozen
-    layers = len(frozen.blocks)
-    cotangent = weights @ logits.cotangent
-    g = torch.zeros_like(frozen.embed)
-    g[-1] = cotangent
-    g = frozen.final.adjoint(g)
-    bias = [0.0] * layers + [float(weights @ logits.constant)]
-    if frozen.final.bias is not None:
-        bias[-1] += float(cotangent @ frozen.final.bias)
-    totals: list[Tensor | None] = [None] * layers
-    first: list[float] = [0.0] * layers
-    error: list[Tensor | None] = [None] * layers
-    for layer in reversed(range(layers)):
-        block, source = frozen.blocks[layer], machine.sources[layer]
-        below = torch.zeros_like(g)
-        if source is not None:
-            at_out = block.mlp_post.adjoint(g) if block.mlp_post else g
-            bias[layer] += float((at_out * source.leaves.constant).sum())
-            if block.mlp_post and block.mlp_post.bias is not None:
-                bias[layer] += float((g @ block.mlp_post.bias).sum())
-            first[layer] = float((at_out * source.leaves.first).sum())
-            error[layer] = None if source.leaves.error is None else (at_out * source.leaves.error).sum(1)
-            arriving = source.attribution(at_out)
-            totals[layer] = arriving
-            pulled, constant = source.pull(arriving)
-            bias[layer] += float(constant)
-            if block.mlp_norm and block.mlp_norm.bias is not None:
-                bias[layer] += float((pulled @ block.mlp_norm.bias).sum())
-            skipped = source.skip_adjoint(at_out)
-            pulled = pulled if skipped is None else pulled + skipped
-            below = block.mlp_norm.adjoint(pulled) if block.mlp_norm else pulled
+def descend(machine: Machine, visitor: Visitor, top: int | None = None, bottom: int = 0) -> None:
+    """Carry the visitor's rows from the logits (or into block `top`) down to the stream into block `bottom`."""
+    blocks = machine.frozen.blocks
+    if top is None:
+        visitor.enter_normed(Station(len(blocks), Place.LOGITS))
+    visitor.stream(Station(len(blocks) if top is None else top, Place.STREAM))
+    for layer in reversed(range(bottom, len(blocks) if top is None else top)):
+        block = blocks[layer]
+        below = _mlp(machine, layer, visitor) if block.mlp is not None else []
         if not block.is_parallel:
-            g = g + below
-        bias[layer] += float((g * machine.constants[layer]).sum())
-        g = g + block.attention_adjoint(g[None])[0] + (below if block.is_parallel else 0)
-    position = None if frozen.pos_embed is None else (g * frozen.pos_embed).sum(1)
-    return Totals(totals, first, error, bias, (g * frozen.embed).sum(1), position)
-
-
-def record_rows(
-    machine: Machine, columns: Columns, logits: Rows, wanted: Wanted, memory_mib: int
-) -> Iterator[Recorded]:
-    """Record all `wanted` rows, a batch at a time."""
-    for part in batches(machine, columns, wanted, memory_mib):
-        yield _record(machine, columns, logits, Wanted(*(field[part] for field in wanted)))
-
-
-def batches(machine: Machine, columns: Columns, wanted: Wanted, memory_mib: int) -> Iterator[Int[Tensor, "row"]]:
-    """Cut the rows into batches of neighbouring positions that fit the budget, each sorted from the top layer down."""
-    by_position = torch.argsort(wanted.position, stable=True)
-    block = machine.frozen.blocks[0]
-    d, width = machine.frozen.embed.shape[1], block.W_O.shape[0] * block.W_O.shape[1]
-    item = machine.frozen.embed.element_size()
-    start = 0
-    while start < len(by_position):
-        stop, rows = start, 0
-        while stop < len(by_position):
-            tokens = int(wanted.position[by_position[stop]]) + 1
-            # A row holds its cotangent and three temporaries of an attention step, its dense row and that row's sparse form.
-            need = (rows + 1) * (tokens * (3 * d + 3 * width) * item + columns.count * (item + 16))
-            if rows and need > memory_mib * 2**20:
-                break
-            stop, rows = stop + 1, rows + 1
-        part = by_position[start:stop]
-        yield part[torch.argsort(wanted.layer[part], descending=True, stable=True)]
-        start = stop
-
-
-def _record(machine: Machine, columns: Columns, logits: Rows, wanted: Wanted) -> Recorded:
-    frozen = machine.frozen
-    tokens = int(wanted.position.max()) + 1
-    g = frozen.embed.new_zeros(len(wanted.node), tokens, frozen.embed.shape[1])
-    out = frozen.embed.new_zeros(len(wanted.node), columns.count)
-    value = frozen.embed.new_zeros(len(wanted.node))
-    active = _inject(machine, columns, logits, wanted, len(frozen.blocks), g, out, value)
-    for layer in reversed(range(len(frozen.blocks))):
-        block = frozen.blocks[layer]
-        here = g[:active]
-        below = (
-            _record_mlp(machine, columns, layer, here, out) if active and machine.sources[layer] is not None else None
-        )
+            for branch in below:
+                visitor.add(branch)
+            visitor.enter_normed(Station(layer, Place.MLP_IN))
+            visitor.stream(Station(layer, Place.MIDDLE))
+        _attention(machine, layer, visitor)
         if block.is_parallel:
-            _attend(machine, columns, layer, here, out, below)
-            active = _inject(machine, columns, logits, wanted, layer, g, out, value)
-        else:
-            here += 0 if below is None else below
-            active = _inject(machine, columns, logits, wanted, layer, g, out, value)
-            _attend(machine, columns, layer, g[:active], out, None)
-    out[:, columns.token : columns.token + tokens] = torch.einsum("btd,td->bt", g, frozen.embed[:tokens])
-    if columns.position is not None and frozen.pos_embed is not None:
-        out[:, columns.position : columns.position + tokens] = torch.einsum("btd,td->bt", g, frozen.pos_embed[:tokens])
-    return Recorded(wanted.node, value, out)
+            for branch in below:
+                visitor.add(branch)
+            visitor.enter_normed(Station(layer, Place.PARALLEL_IN))
+        visitor.stream(Station(layer, Place.STREAM))
 
 
-def _attend(
-    machine: Machine,
-    columns: Columns,
-    layer: int,
-    g: Float[Tensor, "active token d"],
-    out: Float[Tensor, "row column"],
-    below: Float[Tensor, "active token d"] | None,
-) -> None:
-    """Meet the attention's constants, then carry `g` (in place) to the block's input; `below` joins it there."""
-    if len(g):
-        constants = machine.constants[layer][: g.shape[1]]
-        out[: len(g), columns.bias + layer] += torch.einsum("btd,td->b", g, constants)
-        g += machine.frozen.blocks[layer].attention_adjoint(g)
-        g += 0 if below is None else below
+def _mlp(machine: Machine, layer: int, visitor: Visitor) -> list[Branch]:
+    """Through the MLP's branch; what its skip paths give back to the stream."""
+    block, below = machine.frozen.blocks[layer], []
+    arriving = visitor.under_way()
+    for place in (Place.MLP_ADDED, Place.MLP_OUT, Place.MLP):
+        station = Station(layer, place)
+        if place is Place.MLP_OUT and block.mlp_post is not None and len(arriving[1]):
+            if block.mlp_post.bias is not None:
+                visitor.constant(layer, block.mlp_post.bias, arriving)
+            arriving = arriving[0], block.mlp_post.adjoint(arriving[1])
+        if station in machine.cuts:
+            below += skips(machine, station, arriving)
+            arriving = visitor.branch(station, arriving)
+    return below
 
 
-def _inject(
-    machine: Machine,
-    columns: Columns,
-    logits: Rows,
-    wanted: Wanted,
-    layer: int,
-    g: Float[Tensor, "row token d"],
-    out: Float[Tensor, "row column"],
-    value: Float[Tensor, "row"],
-) -> int:
-    """Let this layer's targets join the sweep; returns how many rows are under way now."""
-    frozen = machine.frozen
-    rows = (wanted.layer == layer).nonzero()[:, 0].to(g.device)
-    if not len(rows):
-        return int((wanted.layer >= layer).sum())
-    position, slot = wanted.position[rows].to(g.device), wanted.slot[rows].to(g.device)
-    if layer == len(frozen.blocks):
-        target, norm = Rows(*(field[slot] for field in logits)), frozen.final
+def skips(machine: Machine, station: Station, arriving: Branch) -> list[Branch]:
+    """Cotangents in the stream of the linear paths that end at a cut."""
+    found = []
+    for index in machine.cuts[station].writers:
+        source = machine.sources[index]
+        if isinstance(source, Latents) and source.skip_station == station and len(arriving[1]):
+            found.append((arriving[0], through(source.norm, source.skip_adjoint(arriving[1]))))
+    return found
+
+
+def through(norm: Norm | None, cotangent: Float[Tensor, "row token d"]) -> Float[Tensor, "row token d"]:
+    """A norm's adjoint where there is a norm."""
+    return norm.adjoint(cotangent) if norm else cotangent
+
+
+def _attention(machine: Machine, layer: int, visitor: Visitor) -> None:
+    block, arriving = machine.frozen.blocks[layer], visitor.under_way()
+    if not machine.is_cut(layer, Place.ATTN_ADDED, Place.ATTN_OUT, Place.Z):
+        if len(arriving[1]):
+            visitor.constant(layer, machine.attention[layer], arriving)
+            arriving = arriving[0], block.mix_adjoint(block.z_adjoint(through(block.attn_post, arriving[1])))
     else:
-        source = machine.source(layer)
-        target, norm = source.rows(position, slot), frozen.blocks[layer].mlp_norm
-    g[rows, position] += norm.adjoint_at(target.cotangent, position) if norm else target.cotangent
-    out[rows, columns.bias + layer] += target.constant
-    if norm and norm.bias is not None:
-        out[rows, columns.bias + layer] += target.cotangent @ norm.bias
-    value[rows] = target.value
-    return int((wanted.layer >= layer).sum())
+        arriving = _staged_attention(machine, layer, visitor, arriving)
+    if len(arriving[1]):
+        visitor.add((arriving[0], through(block.attn_norm, arriving[1])))
+    visitor.enter_normed(Station(layer, Place.ATTN_IN))
 
 
-def _record_mlp(
-    machine: Machine, columns: Columns, layer: int, g: Float[Tensor, "active token d"], out: Float[Tensor, "row column"]
-) -> Float[Tensor, "active token d"] | None:
-    """Meet what the layer's MLP wrote; returns what its skip path adds to the cotangent, if it has one."""
-    block, source = machine.frozen.blocks[layer], machine.source(layer)
-    rows, tokens = g.shape[:2]
-    at_out = block.mlp_post.adjoint(g) if block.mlp_post else g
-    for token, column, vectors in columns.features[layer]:
-        if token < tokens:
-            out[:rows, column : column + vectors.shape[1]] = at_out[:, token] @ vectors
-    error, rest = source.leaves.error, columns.rest_vectors.get(layer)
-    for column, vectors in ((columns.error.get(layer), error), (columns.rest.get(layer), rest)):
-        if column is not None and vectors is not None:
-            out[:rows, column : column + tokens] = torch.einsum("btd,td->bt", at_out, vectors[:tokens])
-    out[:rows, columns.first[layer]] = at_out[:, 0] @ source.leaves.first[0]
-    out[:rows, columns.bias + layer] += torch.einsum("btd,td->b", at_out, source.leaves.constant[:tokens])
-    if block.mlp_post and block.mlp_post.bias is not None:
-        out[:rows, columns.bias + layer] += (g @ block.mlp_post.bias).sum(1)
-    skipped = source.skip_adjoint(at_out)
-    return block.mlp_norm.adjoint(skipped) if skipped is not None and block.mlp_norm else skipped
+def _staged_attention(machine: Machine, layer: int, visitor: Visitor, arriving: Branch) -> Branch:
+    """Stage by stage, since rows may end or enter at each: down to the cotangent of what the attention reads."""
+    block = machine.frozen.blocks[layer]
+    stages = (
+        (Place.ATTN_ADDED, block.attn_post.bias if block.attn_post else None, lambda g: through(block.attn_post, g)),
+        (Place.ATTN_OUT, block.b_O, block.z_adjoint),
+        (Place.Z, block.z_constant(), block.mix_adjoint),
+    )
+    for place, constant, adjoint in stages:
+        if Station(layer, place) in machine.cuts:
+            arriving = visitor.branch(Station(layer, place), arriving)
+        if len(arriving[1]):
+            if constant is not None:
+                visitor.constant(layer, constant, arriving)
+            arriving = arriving[0], adjoint(arriving[1])
+    return arriving
+
+
+class Seed(NamedTuple):
+    """A weighted target: what it reads, through which norm, its cotangent there, and its constant."""
+
+    station: Station
+    norm: Norm | None
+    cotangent: Float[Tensor, "token width"]
+    constant: float
+
+
+def block_of(machine: Machine, station: Station) -> int:
+    """The block in whose bias a constant is counted; the logits' have a place of their own."""
+    return station.layer if station.place is Place.LOGITS else min(station.layer, len(machine.frozen.blocks) - 1)
+
+
+class Totals:
+    """Signed total attribution of everything that can be a node, for one weighted target."""
+
+    def __init__(self, machine: Machine, seeds: list[Seed]):
+        """`seeds`: the weighted targets."""
+        frozen = machine.frozen
+        self.machine, self.seeds = machine, seeds
+        self.g = torch.zeros_like(frozen.embed)[None]
+        self.sources: list[Tensor | None] = [None] * len(machine.sources)
+        self.first: dict[Station, float] = {}
+        self.error: dict[Station, Float[Tensor, "token"]] = {}
+        self.bias = [0.0] * (len(frozen.blocks) + 1)
+        descend(machine, self)
+        self.token = (self.g[0] * frozen.embed).sum(1)
+        self.position = None if frozen.pos_embed is None else (self.g[0] * frozen.pos_embed).sum(1)
+
+    def under_way(self) -> Branch:
+        """The one row."""
+        return 0, self.g
+
+    def add(self, branch: Branch) -> None:
+        """A branch's cotangent joins the stream."""
+        self.g = self.g + branch[1]
+
+    def constant(self, layer: int, vectors: Tensor, arriving: Branch) -> None:
+        """Meet constants of a block."""
+        self.bias[layer] += float((arriving[1] * vectors).sum())
+
+    def stream(self, station: Station) -> None:
+        """Meet a cut of the stream, send on what arrived at its sources."""
+        self.g = self.branch(station, (0, self.g))[1]
+
+    def branch(self, station: Station, arriving: Branch) -> Branch:
+        """Meet a cut, send on what arrived at the sources that are read here."""
+        h = arriving[1]
+        if station in self.machine.cuts:
+            self._meet(station, h[0])
+            h = torch.zeros_like(h)
+        for _, cotangent in self._entering(station):
+            h = h + cotangent
+        return 0, h
+
+    def enter_normed(self, station: Station) -> None:
+        """Send on what arrived at the sources that read a normed stream here."""
+        for norm, cotangent in self._entering(station):
+            if norm is not None and norm.bias is not None:
+                self.bias[block_of(self.machine, station)] += float((cotangent @ norm.bias).sum())
+            self.g = self.g + through(norm, cotangent[None])
+
+    def _entering(self, station: Station) -> list[tuple[Norm | None, Float[Tensor, "token width"]]]:
+        found = []
+        for seed in self.seeds:
+            if seed.station == station:
+                self.bias[block_of(self.machine, station)] += seed.constant
+                found.append((seed.norm, seed.cotangent))
+        for index in self.machine.readers(station):
+            found.append((self.machine.sources[index].norm, self._pulled(index, station)))
+        return found
+
+    def _meet(self, station: Station, h: Float[Tensor, "token width"]) -> None:
+        cut = self.machine.cuts[station]
+        self.bias[block_of(self.machine, station)] += float((h * cut.constant).sum())
+        self.first[station] = float(h[0] @ cut.first)
+        if cut.error is not None:
+            self.error[station] = (h * cut.error).sum(1)
+        for index in cut.writers:
+            arriving = self.machine.sources[index].attribution(station, h)
+            before = self.sources[index]
+            self.sources[index] = arriving if before is None else before + arriving
+
+    def _pulled(self, index: int, station: Station) -> Float[Tensor, "token width"]:
+        total, source = self.sources[index], self.machine.sources[index]
+        if total is None:
+            total = torch.zeros_like(source.values)
+            self.sources[index] = total
+        cotangent, constant = source.pull(total)
+        self.bias[block_of(self.machine, station)] += float(constant)
+        return cotangent

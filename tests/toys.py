@@ -160,3 +160,33 @@ def transcoder(
         skip=skip,
     )
     return Dictionary(config, tensors, (metadata or {}) | {"keep": keep or {}})
+
+
+def part(read: str, *writes: str, latents: int = 60, width: int = WIDTH, rule=None, skip: bool = False, seed: int = 0, **known):
+    """A random Part in float64: an SAE without `writes`, else a (cross-layer) transcoder; every tensor is random."""
+    from unweave.circuits.parts import Part, Rule
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64) * 0.2
+
+    sites = writes or (read,)
+    return Part(
+        read,
+        randn(latents, width),
+        randn(latents),
+        {site: randn(latents, width) for site in sites},
+        {site: randn(width) for site in sites[:1]},
+        rule or Rule("topk", k=5),
+        randn(width, width) if skip else None,
+        **known,
+    )
+
+
+def clt(layers: int = LAYERS, read: str = "mlp.hook_in", write: str = "mlp.hook_out", **known):
+    """A random cross-layer transcoder: one Part a layer, each writing its own layer and all later ones."""
+    return [
+        part(f"blocks.{i}.{read}", *(f"blocks.{j}.{write}" for j in range(i, layers)), seed=10 + i, **known)
+        for i in range(layers)
+    ]
