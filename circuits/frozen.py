@@ -89,6 +89,40 @@ class Block(NamedTuple):
         s = self.mix_adjoint(self.z_adjoint(g))
         return self.attn_norm.adjoint(s) if self.attn_norm else s
 
+    def add_attention_adjoint_(self, g: Float[Tensor, "row token d"]) -> None:
+        """g += attention_adjoint(g), in place and with one pass over `g` each way."""
+        (rows, t, d), (heads, e, _), kv = g.shape, self.W_O.shape, len(self.W_V)
+        out, pattern, back = self._folded(t)
+        flat = g.view(rows * t, d)
+        u = (flat @ out).view(rows, t, kv, heads // kv, e).permute(2, 3, 1, 0, 4).reshape(kv, -1, rows * e)
+        mix = pattern.permute(0, 3, 1, 2).flatten(2)  # query heads of a group are summed
+        v = (mix @ u).view(kv, t, rows, e).permute(2, 1, 0, 3).reshape(rows * t, kv * e)
+        flat.addmm_(v, back)
+
+    def add_attention_adjoint_at_(self, g: Float[Tensor, "row token d"], positions: Int[Tensor, "row"]) -> None:
+        """The same for rows that are zero but at one position each, as all are before their first attention."""
+        (rows, t, d), (heads, e, _), kv = g.shape, self.W_O.shape, len(self.W_V)
+        out, pattern, back = self._folded(t)
+        u = (g[torch.arange(rows, device=g.device), positions] @ out).view(rows, kv, heads // kv, e)
+        v = einsum(pattern[:, :, positions], u, "kv group row key, row kv group e -> row key kv e")
+        g.view(rows * t, d).addmm_(v.reshape(rows * t, kv * e), back)
+
+    def _folded(
+        self, t: int
+    ) -> tuple[Float[Tensor, "d width"], Float[Tensor, "kv group query key"], Float[Tensor, "kv_width d"]]:
+        """W_O, patterns and W_V of the first t tokens with the norms folded in: gains and centring into the weights,
+        denominators into the patterns. Made when needed, since it is small beside the rows that it is for."""
+        out, back = self.W_O.flatten(0, 1).T, self.W_V.transpose(1, 2).flatten(0, 1)
+        pattern = self.pattern[:, :t, :t]
+        if self.attn_post:
+            out = self.attn_post.gain[:, None] * (out - out.mean(0) if self.attn_post.is_centred else out)
+            pattern = pattern / self.attn_post.scale[:t]
+        if self.attn_norm:
+            back = back * self.attn_norm.gain
+            back = back - back.mean(1, keepdim=True) if self.attn_norm.is_centred else back
+            pattern = pattern / self.attn_norm.scale[:t, 0]
+        return out, pattern.unflatten(0, (len(self.W_V), -1)), back
+
     def z_adjoint(self, g: Float[Tensor, "row token d"]) -> Float[Tensor, "row token width"]:
         """Cotangent of the attention's output (before a post-norm) -> of the heads' outputs side by side (attn.hook_z)."""
         return g @ self.W_O.flatten(0, 1).T

@@ -6,6 +6,7 @@ read at, position and slot, and the targets last. A node's index is its column, 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from .machine import Cut, Machine
 from .record import Columns, Meeting, Targets
 from .sources import Factor, Neurons, Rows, Source
 from .stations import Station
-from .sweep import Totals
+from .sweep import Totals, block_of
 
 Chosen = list[tuple[Tensor, Tensor]]  # per source: positions [feature] and slots [feature], ordered
 
@@ -97,8 +98,8 @@ def lay_out(machine: Machine, totals: Totals, chosen: Chosen, strings: list[str]
         if not split:
             rows.append(_feature_rows(source, chosen[index], first[index]))
     cuts = {
-        station: leaves[station]._replace(features=_groups(machine, station, cut, chosen, first))
-        for station, cut in machine.cuts.items()
+        station: _meetings(machine, station, chosen, first, leaves[station], bias + block_of(machine, station))
+        for station in machine.cuts
     }
     return Layout(
         nodes, Columns(0, position, bias, cuts, len(nodes)), [each for each in rows if len(each.nodes)], splits
@@ -117,8 +118,10 @@ def _add(nodes: list[Node], kind: str, layer: int, vectors: Tensor, totals: Tens
     return start
 
 
-def _add_leaves(nodes: list[Node], machine: Machine, station: Station, totals: Totals, chosen: Chosen) -> Meeting:
-    """A cut's first, error and rest leaves."""
+def _add_leaves(
+    nodes: list[Node], machine: Machine, station: Station, totals: Totals, chosen: Chosen
+) -> list[tuple[int, Tensor]]:
+    """A cut's first, error and rest leaves, as (column of token 0, vectors [token width])."""
     cut = machine.cuts[station]
     layer = layer_of(cut.site) or 0
     first = len(nodes)
@@ -134,14 +137,14 @@ def _add_leaves(nodes: list[Node], machine: Machine, station: Station, totals: T
             site=cut.site,
         )
     )
-    leaves = []
+    leaves = [(first, cut.first[None])]
     if cut.error is not None:
         total = totals.error.get(station, cut.error.new_zeros(len(cut.error)))
         leaves.append((_add(nodes, "error", layer, cut.error, total, cut.site), cut.error))
     rest, total = _rest(machine, station, cut, totals, chosen)
     if rest is not None:
         leaves.append((_add(nodes, "rest", layer, rest, total, cut.site), rest))
-    return Meeting([], leaves, (first, cut.first), cut.constant)
+    return leaves
 
 
 def _rest(machine: Machine, station: Station, cut: Cut, totals: Totals, chosen: Chosen) -> tuple[Tensor | None, Tensor]:
@@ -202,19 +205,33 @@ def _add_factors(nodes: list[Node], rows: list[Targets], source: Neurons, chosen
     return Split(len(nodes) + count, starts[0] + count, starts[1] + count, value)
 
 
-def _groups(
-    machine: Machine, station: Station, cut: Cut, chosen: Chosen, first: dict[int, int]
-) -> list[tuple[int, int, Tensor]]:
-    """(token, first column, vectors) of the features written at a cut, for each token that has some."""
-    groups = []
-    for index in cut.writers:
+def _meetings(
+    machine: Machine,
+    station: Station,
+    chosen: Chosen,
+    first: dict[int, int],
+    leaves: list[tuple[int, Tensor]],
+    bias: int,
+) -> list[Meeting]:
+    """All that stands at a cut, token by token; what is zero is left out."""
+    pieces: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)  # token -> (first column, vectors [vector width])
+    for index in machine.cuts[station].writers:
         positions, slots = chosen[index]
-        if not len(positions):
-            continue
         vectors = machine.sources[index].vectors(station, positions, slots)
         tokens, counts = positions.unique_consecutive(return_counts=True)
         start = 0
         for token, count in zip(tokens.tolist(), counts.tolist(), strict=True):
-            groups.append((token, first[index] + start, vectors[start : start + count].T))
+            pieces[token].append((first[index] + start, vectors[start : start + count]))
             start += count
-    return groups
+    for column, vectors in leaves:
+        for token in vectors.any(1).nonzero()[:, 0].tolist():
+            pieces[token].append((column + token, vectors[token, None]))
+    constant = machine.cuts[station].constant
+    for token in constant.any(1).nonzero()[:, 0].tolist():
+        pieces[token].append((bias, constant[token, None]))
+    return [
+        Meeting(
+            token, torch.cat([vectors for _, vectors in here]).T, [(column, len(vectors)) for column, vectors in here]
+        )
+        for token, here in sorted(pieces.items())
+    ]

@@ -1,6 +1,6 @@
 """Record rows of a graph: what each target's cotangent meets on its way down.
 
-A row is injected where its target reads (`Injection`), carried down by `sweep.descend`, and at every cut multiplied with the
+A row is injected where its target reads (`Targets`), carried down by `sweep.descend`, and at every cut multiplied with the
 vectors that stand there: out[row, column] = cotangent . vector. Rows never see later tokens nor higher layers (the
 causal cone): a batch holds rows of neighbouring positions and stops at its last token, and inside it rows are sorted from
 the top down, so that a row costs nothing above its own station; those that a cut of the stream ends cost nothing below it.
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .frozen import Norm
+from .frozen import Block, Norm
 from .machine import Machine
 from .sources import Rows
 from .stations import Station
@@ -24,12 +24,11 @@ from .sweep import Branch, block_of, descend
 
 
 class Meeting(NamedTuple):
-    """What stands at a cut, with the columns that it fills: feature vectors by token, leaves by token, the first leaf."""
+    """What stands at a cut at one token, side by side: features, leaves and the constant; and which columns they fill."""
 
-    features: list[tuple[int, int, Float[Tensor, "width feature"]]]  # (token, first column, vectors)
-    leaves: list[tuple[int, Float[Tensor, "token width"]]]  # (column of token 0, vectors)
-    first: tuple[int, Float[Tensor, "width"]]
-    constant: Float[Tensor, "token width"]
+    token: int
+    vectors: Float[Tensor, "width vector"]
+    columns: list[tuple[int, int]]  # (first column, how many), in the order of `vectors`
 
 
 class Columns(NamedTuple):
@@ -38,7 +37,7 @@ class Columns(NamedTuple):
     token: int
     position: int | None
     bias: int
-    cuts: dict[Station, Meeting]
+    cuts: dict[Station, list[Meeting]]
     count: int
 
 
@@ -90,7 +89,7 @@ def carry(
 ) -> Float[Tensor, "row column"]:
     """What cotangents of the stream into block `top` meet below it, down to the stream into block `bottom`."""
     record = Record(machine, columns, [], len(g), g.shape[1])
-    record.g, record.last = g.clone(), len(g)
+    record.g, record.last, record.fresh = g.clone(), len(g), len(g)
     descend(machine, record, top, bottom)
     return record.finished().weights
 
@@ -124,14 +123,17 @@ class Record:
         self.g = embed.new_zeros(rows, tokens, embed.shape[1])
         self.out, self.value = embed.new_zeros(rows, columns.count), embed.new_zeros(rows)
         self.first = self.last = 0  # rows first:last are in the stream
+        self.fresh = 0  # rows from here on have not passed an attention: each is zero but at its own position
+        positions = [each.positions[chosen] for each, chosen in entering]
+        self.positions = torch.cat(positions).to(embed.device) if positions else None
 
     def finished(self) -> Recorded:
         """Meet the embeddings."""
-        frozen, columns = self.machine.frozen, self.columns
-        leaves = [(columns.token, frozen.embed)]
-        if columns.position is not None and frozen.pos_embed is not None:
-            leaves.append((columns.position, frozen.pos_embed))
-        self._meet_leaves(leaves, self.under_way())
+        frozen, columns, (first, g) = self.machine.frozen, self.columns, self.under_way()
+        for column, vectors in ((columns.token, frozen.embed), (columns.position, frozen.pos_embed)):
+            if column is not None and vectors is not None:
+                met = torch.einsum("rtd,td->rt", g, vectors[: self.tokens])
+                self.out[first : first + len(g), column : column + self.tokens] += met
         nodes = [each.nodes[chosen] for each, chosen in self.entering]
         return Recorded(torch.cat(nodes) if nodes else torch.empty(0, dtype=torch.int64), self.value, self.out)
 
@@ -142,6 +144,7 @@ class Record:
     def add(self, branch: Branch) -> None:
         """A branch's cotangents join the stream."""
         self.g[branch[0] : branch[0] + len(branch[1])] += branch[1]
+        self.fresh = self.last
 
     def constant(self, layer: int, vectors: Tensor, arriving: Branch) -> None:
         """Meet constants of a block."""
@@ -151,6 +154,15 @@ class Record:
         else:
             met = h.flatten(1) @ vectors[: self.tokens].flatten()
         self.out[first : first + len(h), self.columns.bias + layer] += met
+
+    def attend(self, block: Block) -> None:
+        """Pass an attention that is not cut."""
+        fresh = max(self.first, self.fresh)
+        if fresh > self.first:
+            block.add_attention_adjoint_(self.g[self.first : fresh])
+        if self.last > fresh and self.positions is not None:
+            block.add_attention_adjoint_at_(self.g[fresh : self.last], self.positions[fresh : self.last])
+        self.fresh = self.last
 
     def stream(self, station: Station) -> None:
         """Meet a cut of the stream, which ends all rows above it; let rows enter."""
@@ -165,7 +177,7 @@ class Record:
         self._meet(station, arriving)
         first = self.last
         entering = self._entering(station)
-        h = self.g.new_zeros(self.last - first, self.tokens, self.columns.cuts[station].constant.shape[1])
+        h = self.g.new_zeros(self.last - first, self.tokens, self.machine.cuts[station].constant.shape[1])
         for rows, positions, target, _ in entering:
             h[rows - first, positions] += target.cotangent
         return first, h
@@ -191,18 +203,10 @@ class Record:
 
     def _meet(self, station: Station, arriving: Branch) -> None:
         first, h = arriving
-        if not len(h):
-            return
-        meeting, out = self.columns.cuts[station], self.out[first : first + len(h)]
-        for token, column, vectors in meeting.features:
+        out = self.out[first : first + len(h)]
+        for token, vectors, columns in self.columns.cuts[station] if len(h) else ():
             if token < self.tokens:
-                out[:, column : column + vectors.shape[1]] += h[:, token] @ vectors
-        self._meet_leaves(meeting.leaves, arriving)
-        out[:, meeting.first[0]] += h[:, 0] @ meeting.first[1]
-        self.constant(block_of(self.machine, station), meeting.constant, arriving)
-
-    def _meet_leaves(self, leaves: list[tuple[int, Tensor]], arriving: Branch) -> None:
-        first, h = arriving
-        for column, vectors in leaves:
-            met = torch.einsum("rtd,td->rt", h, vectors[: self.tokens])
-            self.out[first : first + len(h), column : column + self.tokens] += met
+                start, met = 0, h[:, token] @ vectors
+                for column, count in columns:
+                    out[:, column : column + count] += met[:, start : start + count]
+                    start += count

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .frozen import Norm
+from .frozen import Block, Norm
 from .machine import Machine
 from .sources import Latents
 from .stations import Place, Station
@@ -46,6 +46,10 @@ class Visitor(Protocol):
 
     def add(self, branch: Branch) -> None:
         """A branch's cotangents join the stream."""
+        ...
+
+    def attend(self, block: Block) -> None:
+        """All rows in the stream pass an attention that is not cut."""
         ...
 
     def stream(self, station: Station) -> None:
@@ -125,11 +129,11 @@ def _attention(machine: Machine, layer: int, visitor: Visitor) -> None:
     if not machine.is_cut(layer, Place.ATTN_ADDED, Place.ATTN_OUT, Place.Z):
         if len(arriving[1]):
             visitor.constant(layer, machine.attention[layer], arriving)
-            arriving = arriving[0], block.mix_adjoint(block.z_adjoint(through(block.attn_post, arriving[1])))
+            visitor.attend(block)
     else:
         arriving = _staged_attention(machine, layer, visitor, arriving)
-    if len(arriving[1]):
-        visitor.add((arriving[0], through(block.attn_norm, arriving[1])))
+        if len(arriving[1]):
+            visitor.add((arriving[0], through(block.attn_norm, arriving[1])))
     visitor.enter_normed(Station(layer, Place.ATTN_IN))
 
 
@@ -192,6 +196,10 @@ class Totals:
     def constant(self, layer: int, vectors: Tensor, arriving: Branch) -> None:
         """Meet constants of a block."""
         self.bias[layer] += float((arriving[1] * vectors).sum())
+
+    def attend(self, block: Block) -> None:
+        """Pass an attention that is not cut."""
+        block.add_attention_adjoint_(self.g)
 
     def stream(self, station: Station) -> None:
         """Meet a cut of the stream, send on what arrived at its sources."""

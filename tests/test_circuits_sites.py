@@ -1,8 +1,8 @@
 """Dictionaries at every site, alone and mixed: the ledger closes, and every edge is what pushing its source does."""
 
 import pytest
-import toys
 import torch
+import toys
 from unweave.circuits import trace
 from unweave.circuits.layout import choose, lay_out
 from unweave.circuits.machine import build_machine
@@ -53,7 +53,11 @@ def test_the_ledger_closes_with_everything_mixed(architecture):
         toys.part("blocks.0.attn.hook_z", seed=1),
         toys.part("blocks.0.mlp.hook_in", "blocks.0.mlp.hook_out", skip=True, seed=2, rule=Rule("relu")),
         toys.part("blocks.1.hook_resid_pre", seed=3),
-        toys.part("blocks.1.hook_attn_out", seed=4, rule=Rule("jumprelu", threshold=torch.full((60,), 0.4, dtype=torch.float64))),
+        toys.part(
+            "blocks.1.hook_attn_out",
+            seed=4,
+            rule=Rule("jumprelu", threshold=torch.full((60,), 0.4, dtype=torch.float64)),
+        ),
         toys.part("blocks.2.mlp.hook_out", seed=5),
         toys.part("blocks.2.hook_resid_post", seed=6),
     ]
@@ -72,7 +76,11 @@ def test_total_attribution_is_conserved_by_the_leaves_through_any_cut(architectu
     wanted = resolve(model, machine, [5])
     rows = seeds(model, machine, wanted, True)
     totals = Totals(machine, [seed for seed, _ in rows])
-    leaves = [totals.token, *totals.error.values(), *(torch.tensor(leaf, dtype=torch.float64) for leaf in (totals.bias, list(totals.first.values())))]
+    leaves = [
+        totals.token,
+        *totals.error.values(),
+        *(torch.tensor(leaf, dtype=torch.float64) for leaf in (totals.bias, list(totals.first.values()))),
+    ]
     leaves += [] if totals.position is None else [totals.position]
     value = rows[0][1].build(torch.tensor([0])).value
     torch.testing.assert_close(sum(leaf.sum() for leaf in leaves), value[0], rtol=1e-9, atol=1e-9)
@@ -96,9 +104,21 @@ def test_total_attribution_of_a_feature_is_the_sum_over_its_paths(architecture):
 
 def test_a_dictionary_of_the_stream_is_a_complete_cut():
     graph = trace(toys.boot("llama"), toys.prompt(6), [toys.part("blocks.1.hook_resid_post")], max_features=10_000)
-    below = {place for place, node in enumerate(graph.nodes) if node.kind == "token" or (node.layer in (0, 1) and node.kind == "neuron")}
-    above = {place for place, node in enumerate(graph.nodes) if node.kind == "logit" or (node.layer == 2 and node.kind == "neuron")}
-    crossing = [(s, t) for s, t in zip(graph.edges.source.tolist(), graph.edges.target.tolist(), strict=True) if s in below and t in above]
+    below = {
+        place
+        for place, node in enumerate(graph.nodes)
+        if node.kind == "token" or (node.layer in (0, 1) and node.kind == "neuron")
+    }
+    above = {
+        place
+        for place, node in enumerate(graph.nodes)
+        if node.kind == "logit" or (node.layer == 2 and node.kind == "neuron")
+    }
+    crossing = [
+        (s, t)
+        for s, t in zip(graph.edges.source.tolist(), graph.edges.target.tolist(), strict=True)
+        if s in below and t in above
+    ]
     assert not crossing
 
 
@@ -114,7 +134,9 @@ def test_neurons_below_an_sae_of_the_mlp_output_feed_only_its_latents():
 def test_an_edge_is_what_adding_its_source_to_the_stream_does(architecture):
     """Push one latent's vector forwards through the frozen maps; compare with every row's edge from it."""
     model, tokens = toys.boot(architecture), toys.prompt(6)
-    given = parts([toys.part("blocks.0.mlp.hook_in", "blocks.0.mlp.hook_out"), toys.part("blocks.2.hook_resid_post", seed=4)])
+    given = parts(
+        [toys.part("blocks.0.mlp.hook_in", "blocks.0.mlp.hook_out"), toys.part("blocks.2.hook_resid_post", seed=4)]
+    )
     machine = build_machine(model, tokens, given, "none")
     graph = trace(model, tokens, given, neurons="none", max_features=1000)
     source, sae = machine.sources
@@ -127,7 +149,13 @@ def test_an_edge_is_what_adding_its_source_to_the_stream_does(architecture):
     stream = blocks[0].mlp_post.linear(push) if blocks[0].mlp_post else push
     for block in blocks[1:]:
         stream = stream + block.attention(stream)
-    edges = dict(zip(zip(graph.edges.target.tolist(), graph.edges.source.tolist(), strict=True), graph.edges.weight.tolist(), strict=True))
+    edges = dict(
+        zip(
+            zip(graph.edges.target.tolist(), graph.edges.source.tolist(), strict=True),
+            graph.edges.weight.tolist(),
+            strict=True,
+        )
+    )
     compared = 0
     for row, target in enumerate(graph.nodes):
         if target.kind == "latent" and target.site == sae.site:
@@ -138,7 +166,9 @@ def test_an_edge_is_what_adding_its_source_to_the_stream_does(architecture):
 
 
 def test_a_row_read_before_its_source_is_written_has_no_edge_from_it():
-    graph = trace(toys.boot("gemma3"), toys.prompt(6), [*toys.clt(), toys.part("blocks.2.attn.hook_z")], max_features=10_000)
+    graph = trace(
+        toys.boot("gemma3"), toys.prompt(6), [*toys.clt(), toys.part("blocks.2.attn.hook_z")], max_features=10_000
+    )
     for source, target in zip(graph.edges.source.tolist(), graph.edges.target.tolist(), strict=True):
         if graph.nodes[source].position > graph.nodes[target].position >= 0 and graph.nodes[source].kind == "latent":
             raise AssertionError("an edge from a later position")
@@ -159,7 +189,7 @@ def test_norm_free_reading_is_the_same_as_reading_through_the_gain():
     "given, wanted",
     [
         (lambda: [toys.part("blocks.1.hook_resid_pre"), toys.part("blocks.0.hook_resid_post", seed=2)], "at most one"),
-        (lambda: [toys.part("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"), toys.part("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")], "at most one"),
+        (lambda: [toys.part("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")] * 2, "at most one"),
         (lambda: [toys.part("blocks.1.mlp.hook_in", "blocks.0.mlp.hook_out")], "expected an SAE"),
         (lambda: [toys.part("blocks.1.hook_resid_pre", "blocks.1.hook_resid_post")], "expected an SAE"),
         (lambda: [toys.part("blocks.1.attn.hook_q")], "can be traced"),
@@ -180,6 +210,25 @@ def test_layout_numbers_are_columns():
     rows = seeds(model, machine, resolve(model, machine, [5]), True)
     totals = Totals(machine, [seed for seed, _ in rows])
     layout = lay_out(machine, totals, choose(totals, machine.sources, 20), ["x"] * 6)
-    for meeting in layout.columns.cuts.values():
-        for token, column, vectors in meeting.features:
-            assert {layout.nodes[column + i].position for i in range(vectors.shape[1])} == {token}
+    for meetings in layout.columns.cuts.values():
+        for token, vectors, columns in meetings:
+            assert sum(count for _, count in columns) == vectors.shape[1]
+            numbered = [layout.nodes[column + i] for column, count in columns for i in range(count)]
+            assert {node.position for node in numbered if node.kind != "bias"} <= {token}
+
+
+@pytest.mark.parametrize("architecture", toys.ARCHITECTURES)
+@pytest.mark.parametrize("rows, tokens", [(1, 1), (3, 4), (5, 6)])
+def test_the_folded_attention_step_is_the_plain_one(architecture, rows, tokens):
+    model = toys.boot(architecture)
+    block = build_machine(model, toys.prompt(6), []).frozen.blocks[1]
+    g = torch.randn(rows, tokens, toys.WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = g + block.attention_adjoint(g)
+    block.add_attention_adjoint_(g)
+    torch.testing.assert_close(g, expected, rtol=1e-11, atol=1e-11)
+    alone = torch.zeros_like(g)
+    positions = torch.arange(rows) % tokens
+    alone[torch.arange(rows), positions] = g[torch.arange(rows), positions]
+    expected = alone + block.attention_adjoint(alone)
+    block.add_attention_adjoint_at_(alone, positions)
+    torch.testing.assert_close(alone, expected, rtol=1e-11, atol=1e-11)
