@@ -1,5 +1,6 @@
 """Figures carry the data they are given, and nothing in the data becomes markup."""
 
+import itertools
 import json
 import math
 
@@ -170,3 +171,57 @@ def test_a_graph_without_targets_is_drawn_all_the_same():
     empty = Graph(nodes, graph.edges, graph.row_values, {})
     circuit_figure(empty)
     assert graph_payload(empty)["paths"] == []
+
+
+def test_the_slider_keeps_the_most_influential_nodes_and_only_edges_between_them():
+    graph = fakes.graph()
+    figure = circuit_figure(graph, nodes=40)
+    drawing = draw(graph, nodes=40)
+    place = {(drawing.x[item], drawing.y[item]): item for item in drawing.nodes}
+    shown = []
+    for step in figure.layout.sliders[0].steps:
+        changes, traces = step.args
+        kept = set()
+        for opacity, index in zip(changes["marker.opacity"], traces, strict=True):
+            if figure.data[index].mode != "lines":
+                items = figure.data[index].customdata
+                kept |= {item for item, shade in zip(items, opacity, strict=True) if shade == 1}
+        for xs, ys, index in zip(changes["x"], changes["y"], traces, strict=True):
+            if figure.data[index].mode == "lines":
+                ends = {place[point] for point in zip(xs, ys, strict=True) if point[0] is not None}
+                assert ends <= kept
+        dropped = set(drawing.nodes) - kept - {item for item in drawing.nodes if graph.nodes[item].kind == "logit"}
+        assert all(
+            drawing.influence[a] >= drawing.influence[b]
+            for a in kept
+            for b in dropped
+            if graph.nodes[a].kind != "logit"
+        )
+        shown.append(kept)
+    assert all(smaller <= larger for smaller, larger in itertools.pairwise(shown))
+    assert shown[-1] == set(drawing.nodes)
+    assert len(shown[0]) < len(shown[-1])
+
+
+def test_hover_tells_the_examples_of_the_store_of_that_very_dictionary(store):
+    graph = fakes.graph()
+    site = store.manifest["dictionary"]["site"]
+    latent = next(place for place, node in enumerate(graph.nodes) if node.kind == "latent")
+    nodes = [node._replace(site=site, index=5) if place == latent else node for place, node in enumerate(graph.nodes)]
+
+    def hover(fingerprint: str) -> str:
+        known = {"site": site, "fingerprint": fingerprint}
+        traced = Graph(nodes, graph.edges, graph.row_values, graph.metadata | {"dictionaries": [known]})
+        figure = circuit_figure(traced, nodes=1000, stores=[store])
+        return next(
+            text
+            for trace in figure.data
+            if trace.customdata is not None
+            for item, text in zip(trace.customdata, trace.hovertext, strict=True)
+            if item == latent
+        )
+
+    example = store[5].examples[0]
+    mine, others = hover(store.manifest["dictionary"]["fingerprint"]), hover("of another dictionary")
+    assert f"<b>{plotly_text(visible(example.tokens[example.focus], 24))}</b>" in mine.replace("\u2423", "\u2423")
+    assert len(mine.split("<br>")) > len(others.split("<br>"))

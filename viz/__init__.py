@@ -8,15 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .circuit import circuit_figure
     from .display import show
-    from .figures import circuit_figure, feature_figure, training_figure
+    from .figures import feature_figure, training_figure
     from .page import write_page
     from .server import serve
 
 __all__ = ["circuit_figure", "feature_figure", "serve", "show", "training_figure", "write_page"]
 
 _HOMES = {
-    "circuit_figure": "figures",
+    "circuit_figure": "circuit",
     "feature_figure": "figures",
     "training_figure": "figures",
     "write_page": "page",

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..circuits import Edges, Graph, Node
 from ..saes import Feature, FeatureStore
 from ..saes.store import Example
-from .figures import STYLES, column_name, training_figure
+from .circuit import STYLES, column_name
+from .figures import training_figure
 from .layout import draw
 from .text import jsonable, number, readable, visible
 
