@@ -8,9 +8,13 @@
 What goes is not dropped: each weight is added to an edge from one of two `rest` leaves into the same target, one for what
 raised it and one for what lowered it. So every row still sums to its value, and keeps its absolute sum too: shares of
 what stays do not change, and strict scores of a pruned graph can only fall (one rest leaf would let opposite signs cancel).
+Supernodes in the metadata keep the members that are left.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +22,7 @@ from torch import Tensor
 
 from ..saes.errors import UserError
 from .graph import FEATURES, Edges, Graph, Node
-from .scores import influence, normalised, target_weights
+from .scores import blocks, influence, into, normalised, target_weights
 
 
 def prune(graph: Graph, nodes: float = 0.8, edges: float = 0.98) -> Graph:
@@ -35,11 +39,23 @@ def prune(graph: Graph, nodes: float = 0.8, edges: float = 0.98) -> Graph:
 
 
 def _largest(size: Float[Tensor, "item"], share: float) -> Bool[Tensor, "item"]:
-    """The fewest items of largest size that carry `share` of the sum."""
-    ordered = size.sort(descending=True)
-    before = ordered.values.cumsum(0) - ordered.values
-    keep = torch.zeros(len(size), dtype=torch.bool)
-    keep[ordered.indices[(before < share * size.sum()) & (ordered.values > 0)]] = True
+    """The fewest items of largest size that carry `share` of the sum; all that are not 0 for a share of 1.
+
+    Only the items near the limit are sorted: sizes are first counted by the leading 16 bits of their representation,
+    which order non-negative numbers as their values do.
+    """
+    if share == 1:
+        return size > 0
+    bits = size.view(torch.int32) >> 16 if size.dtype == torch.float32 else (size.view(torch.int64) >> 48).int()
+    mass = torch.bincount(bits, size, minlength=1 << 15).double()
+    carried = mass.cumsum(0)
+    above, wanted = carried[-1] - carried, share * float(carried[-1])
+    edge = int((above < wanted).nonzero()[0]) if wanted > 0 else 1 << 15
+    keep = bits > edge
+    border = (bits == edge).nonzero()[:, 0]
+    ordered = size[border].double().sort(descending=True, stable=True)
+    before = ordered.values.cumsum(0) - ordered.values + (above[edge] if len(border) else 0)
+    keep[border[ordered.indices[(before < wanted) & (ordered.values > 0)]]] = True
     return keep
 
 
@@ -56,8 +72,10 @@ def _kept_edges(
     part = Edges(*(column[inside] for column in graph.edges))
     shares = normalised(part, len(graph))
     through = influence(part, shares, weights) + weights
+    for block in blocks(len(shares)):
+        shares[block] = (shares[block] * through[part.target[block]]).to(shares)
     alive = torch.zeros_like(inside)
-    alive[inside] = _largest(shares * through[part.target], share)
+    alive[inside] = _largest(shares, share)
     return alive
 
 
@@ -80,19 +98,30 @@ def _settle(
 def fold(graph: Graph, kept: Bool[Tensor, "node"], alive: Bool[Tensor, "edge"]) -> Graph:
     """The graph on the `kept` nodes and `alive` edges; all other weights into kept rows become edges from the two rest leaves."""
     # The rest leaves go first: an index below every target's keeps the causal order.
-    number = torch.full((len(graph),), -1, dtype=torch.int64)
-    number[kept] = torch.arange(2, int(kept.sum()) + 2)
-    old, folded = graph.edges, ~alive & kept[graph.edges.target]
-    pieces = [Edges(*(column[alive] for column in old))]
-    pieces[0] = Edges(number[pieces[0].target], number[pieces[0].source], pieces[0].weight)
-    for leaf, sign in enumerate((1, -1)):
-        mine = folded & (old.weight * sign > 0)
-        lost = torch.zeros(len(graph), dtype=torch.float64).index_add_(0, old.target[mine], old.weight[mine].double())
-        rows = lost.nonzero()[:, 0]
-        pieces.append(Edges(number[rows], torch.full_like(rows, leaf), lost[rows].to(old.weight)))
+    old, dtype = graph.edges, graph.edges.target.dtype
+    number = torch.full((len(graph),), -1, dtype=dtype)
+    number[kept] = torch.arange(2, int(kept.sum()) + 2, dtype=dtype)
+    pieces = [Edges(number[old.target[alive]], number[old.source[alive]], old.weight[alive])]
+    lost = old.weight.masked_fill(alive, 0)
+    for leaf, signed in enumerate((lost.clamp(min=0), lost.clamp(max=0))):
+        total = into(old.target, signed, len(graph)) * kept
+        rows = total.nonzero()[:, 0]
+        pieces.append(Edges(number[rows], torch.full_like(number[rows], leaf), total[rows].to(old.weight)))
     target, source, weight = (torch.cat(columns) for columns in zip(*pieces, strict=True))
-    order = torch.argsort(target * (len(graph) + 2) + source)
+    order = torch.argsort(target.long() * (len(graph) + 2) + source)
     rest = [Node("rest", -1, -1, -1, 0.0, f"everything else that {does} it") for does in ("raises", "lowers")]
     nodes = rest + [node for node, keep in zip(graph.nodes, kept.tolist(), strict=True) if keep]
     values = torch.cat([graph.row_values.new_full((2,), float("nan")), graph.row_values[kept]])
-    return Graph(nodes, Edges(target[order], source[order], weight[order]), values, graph.metadata)
+    metadata = graph.metadata | renumbered(graph.metadata, number.tolist())
+    return Graph(nodes, Edges(target[order], source[order], weight[order]), values, metadata)
+
+
+def renumbered(metadata: dict[str, Any], number: Sequence[int]) -> dict[str, Any]:
+    """The entry "supernodes" of `metadata` with each node index replaced by `number[index]`; -1 drops the node.
+
+    A node that arrives twice is named once; a supernode that loses all its nodes goes. {} where there is no entry.
+    """
+    if "supernodes" not in metadata:
+        return {}
+    groups = [(label, [number[i] for i in nodes if number[i] >= 0]) for label, *nodes in metadata["supernodes"]]
+    return {"supernodes": [[label, *dict.fromkeys(nodes)] for label, nodes in groups if nodes]}
