@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..saes.errors import UserError
-from .graph import Edges, Graph, Node
+from .graph import TARGETS, Edges, Graph, Node
 from .prune import fold, renumbered
 from .scores import coalesce
 from .supernodes import causal_order
@@ -124,7 +124,7 @@ def _union(graphs: Sequence[Graph], align: Align) -> _Union:
 
 def _stage(graph: Graph, i: int) -> int:
     """Leaves first, targets last."""
-    return 2 if graph.nodes[i].kind == "logit" else 0 if graph.row_values[i].isnan() else 1
+    return 2 if graph.nodes[i].kind in TARGETS else 0 if graph.row_values[i].isnan() else 1
 
 
 def _placed(graph: Graph, places: Int[Tensor, "node"], dtype: torch.dtype) -> Edges:
@@ -160,10 +160,10 @@ def _length(graph: Graph) -> int:
 
 
 def _key(node: Node, mapping: Mapping[int, int], last: int) -> Key:
-    if node.position >= 0 and node.kind != "logit" and node.position not in mapping:
+    if node.position >= 0 and node.kind not in TARGETS and node.position not in mapping:
         raise UserError(f"expected a mapping for every position; got none for {node.position}; add it")
-    position = last if node.kind == "logit" else -1 if node.position < 0 else mapping[node.position]
-    label = node.label if node.kind == "logit" or node.index < 0 else ""
+    position = last if node.kind in TARGETS else -1 if node.position < 0 else mapping[node.position]
+    label = node.label if node.kind in TARGETS or node.index < 0 else ""
     return node.kind, node.layer, node.site, node.index, position, label
 
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +51,11 @@ KINDS = (
     "up",
     "head",
     "mlp",
+    "direction",
 )
 FEATURES = ("neuron", "latent")
+FACTORS = ("gate", "up")
+TARGETS = ("logit", "direction")
 SCHEMA = 2
 READABLE = (1, 2)  # schema 1 had no sites and 64-bit indices
 
@@ -115,6 +119,11 @@ class Graph:
         """Indices of the nodes of these kinds."""
         return self.is_kind(*kinds).nonzero()[:, 0]
 
+    @property
+    def targets(self) -> list[int]:
+        """Indices of what the graph explains: logits, and targets inside the model."""
+        return self.of_kind(*TARGETS).tolist()
+
     def column(self, field: str) -> Tensor:
         """One numeric field of all nodes (`layer`, `position`, `index`, `value`, `attribution`, `weight`) as a tensor."""
         dtype = torch.int64 if field in ("layer", "position", "index") else torch.float64
@@ -126,11 +135,11 @@ class Graph:
         pairs = zip(self.edges.source[mine].tolist(), self.edges.weight[mine].tolist(), strict=True)
         return sorted(((self.nodes[source], weight) for source, weight in pairs), key=lambda pair: -abs(pair[1]))
 
-    def scores(self) -> Any:
-        """Replacement and completeness, strict and as circuit-tracer defines them; see `scores.Scores`."""
+    def scores(self, pinned: Sequence[int] | None = None) -> Any:
+        """Replacement and completeness, strict and as circuit-tracer defines them; of a chosen subgraph with `pinned`."""
         from .scores import scores
 
-        return scores(self)
+        return scores(self, pinned)
 
     def prune(self, nodes: float = 0.8, edges: float = 0.98) -> Graph:
         """The part that carries these shares of influence; what goes is folded into two rest leaves. See `prune.prune`."""
@@ -156,6 +165,30 @@ class Graph:
         from .neuronpedia_read import from_neuronpedia
 
         return from_neuronpedia(data)
+
+    def alternatives(self, n: int = 3, target: int | None = None) -> list[Any]:
+        """Routes to a target that share no feature, strongest first, and what remains without each. See `paths.alternatives`."""
+        from .paths import alternatives
+
+        return alternatives(self, target, n)
+
+    def supernodes(self, n: int | None = None) -> list[Any]:
+        """Groups of features with like inputs and outputs, found; `group` them, then `collapse`."""
+        from .grouping import supernodes
+
+        return supernodes(self, n)
+
+    def group(self, groups: Any) -> Graph:
+        """The graph with supernodes: {label: [node indices]}, or what `supernodes` found."""
+        from .supernodes import group
+
+        return group(self, groups)
+
+    def collapse(self) -> Graph:
+        """One node for every supernode; rows still sum. See `supernodes.collapse`."""
+        from .supernodes import collapse
+
+        return collapse(self)
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, atomically; `Graph.load` gives back equal tensors and metadata."""
@@ -192,8 +225,7 @@ class Graph:
                 head,
                 *(
                     f"  target {node.label!r}: {node.value:.3f} (weight {node.weight:.3f})"
-                    for node in self.nodes
-                    if node.kind == "logit"
+                    for node in (self.nodes[target] for target in self.targets)
                 ),
             ]
         )

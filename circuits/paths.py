@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..saes.errors import UserError
-from .graph import Graph
+from .graph import TARGETS, Graph
 from .scores import normalised, rows_of
 
 
@@ -118,9 +118,9 @@ def ablated(graph: Graph, nodes: Sequence[int], factor: float = 0.0) -> Float[Te
 
 def _target(graph: Graph, target: int | None) -> int:
     if target is None:
-        target = max(graph.of_kind("logit").tolist(), key=lambda i: graph.nodes[i].weight, default=-1)
-    if not 0 <= target < len(graph) or graph.row_values[target].isnan():
-        raise UserError(f"expected the index of a logit or feature node as target; got {target}; see graph.nodes")
+        target = max(graph.targets, key=lambda i: graph.nodes[i].weight, default=-1)
+    if not 0 <= target < len(graph) or not bool((graph.edges.target == target).any()):
+        raise UserError(f"expected the index of a node with incoming edges as target; got {target}; see graph.nodes")
     return target
 
 
@@ -184,7 +184,7 @@ def _text(graph: Graph, nodes: list[int], weights: list[float]) -> str:
         node = graph.nodes[index]
         return (
             repr(node.label)
-            if node.kind == "logit"
+            if node.kind in TARGETS
             else f"{node.label!r}@{node.position}"
             if node.kind == "token"
             else f"{node.label}@{node.position}"

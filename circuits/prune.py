@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..saes.errors import UserError
-from .graph import FEATURES, Edges, Graph, Node
+from .graph import FACTORS, FEATURES, TARGETS, Edges, Graph, Node
 from .scores import blocks, influence, into, normalised, target_weights
 
 
@@ -60,7 +60,7 @@ def _largest(size: Float[Tensor, "item"], share: float) -> Bool[Tensor, "item"]:
 
 
 def _kept_nodes(graph: Graph, arriving: Float[Tensor, "node"], share: float) -> Bool[Tensor, "node"]:
-    always = graph.is_kind("token", "logit")
+    always = graph.is_kind("token", *TARGETS)
     candidate = ~always & ~graph.is_kind("rest")
     return always | _largest(arriving * candidate, share)
 
@@ -83,7 +83,7 @@ def _settle(
     graph: Graph, kept: Bool[Tensor, "node"], alive: Bool[Tensor, "edge"]
 ) -> tuple[Bool[Tensor, "node"], Bool[Tensor, "edge"]]:
     """Drop features without edges out or in, and other leaves but tokens without edges out, until none is left."""
-    feature, fixed = graph.is_kind(*FEATURES), graph.is_kind("token", "logit")
+    feature, fixed = graph.is_kind(*FEATURES, *FACTORS), graph.is_kind("token", *TARGETS)
     while True:
         has_out, has_in = torch.zeros_like(kept), torch.zeros_like(kept)
         has_out[graph.edges.source[alive]] = True

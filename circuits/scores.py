@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..saes.errors import UserError
-from .graph import FEATURES, Edges, Graph
+from .graph import FACTORS, FEATURES, TARGETS, Edges, Graph
 
 LEAVES = ("token", "position", "bias", "first", "error", "rest")
 BLOCK = 1 << 22  # edges of which temporaries are held at once
@@ -109,10 +109,10 @@ def scores(graph: Graph, pinned: Sequence[int] | None = None) -> Scores:
     on_leaves = {name: float(arriving[kind[name]].sum()) for name in LEAVES}
     total = sum(on_leaves.values()) or 1.0
     through = arriving + weights
-    explained = _wide(graph.is_kind("token", *FEATURES), len(weights))
+    explained = _wide(graph.is_kind("token", *FEATURES, *FACTORS), len(weights))
     has_row = _wide(~graph.row_values.isnan(), len(weights))
     completeness = float(_explained(edges, shares, explained) @ through) / (float(through[has_row].sum()) or 1.0)
-    known = _wide(graph.is_kind("token", "logit", *FEATURES), len(weights)) | is_error
+    known = _wide(graph.is_kind("token", *TARGETS, *FEATURES, *FACTORS), len(weights)) | is_error
     if pinned is not None:
         edges = coalesce(*edges, len(weights))
     return Scores(

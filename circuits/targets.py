@@ -73,7 +73,7 @@ class Target(NamedTuple):
         if isinstance(self.wish, FeatureAt):
             return data | {"feature": list(self.wish)}
         if isinstance(self.wish, Direction):
-            vector = torch.as_tensor(self.wish.vector).tolist()
+            vector = torch.as_tensor(self.wish.vector, dtype=torch.float64).tolist()
             return data | {"direction": {**self.wish._asdict(), "vector": vector}}
         return data
 
@@ -114,7 +114,7 @@ def _target(model: TransformerBridge, frozen: FrozenPass, target: Any, weight: f
     if isinstance(target, Direction):
         return Target((), target.label, weight, wish=target)
     if isinstance(target, WhyNot):
-        other = _token_id(model, frozen, target.token)
+        other = token_id(model, target.token, frozen.W_U.shape[1])
         order = frozen.probabilities.topk(2).indices.tolist()
         target = (order[0] if order[0] != other else order[1], other)
     pair = target if isinstance(target, tuple | list) else (target,)
@@ -122,13 +122,13 @@ def _target(model: TransformerBridge, frozen: FrozenPass, target: Any, weight: f
         raise UserError(
             f"expected a token or a pair of tokens as target; got {target!r}; give two for a logit difference"
         )
-    ids = tuple(_token_id(model, frozen, token) for token in pair)
+    ids = tuple(token_id(model, token, frozen.W_U.shape[1]) for token in pair)
     label = " − ".join(_text(model, token) for token in ids)
     return Target(ids, label, weight, float(frozen.probabilities[ids[0]]))
 
 
-def _token_id(model: TransformerBridge, frozen: FrozenPass, token: Any) -> int:
-    vocab = frozen.W_U.shape[1]
+def token_id(model: TransformerBridge, token: Any, vocab: int) -> int:
+    """The id of a token given as text or id; UserError when it is not one token of this model."""
     if isinstance(token, int) and not isinstance(token, bool):
         if not 0 <= token < vocab:
             raise UserError(f"expected a token id from 0 to {vocab - 1}; got {token}; check the target")

@@ -236,5 +236,5 @@ def test_prune_refuses_shares_outside_0_and_1(graph, arguments):
 
 
 def test_paths_refuse_a_leaf_as_target(graph):
-    with pytest.raises(UserError, match="logit or feature"):
+    with pytest.raises(UserError, match="incoming edges"):
         graph.paths(5, target=0)

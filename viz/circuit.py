@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..circuits import Graph, Node
+from ..circuits.graph import TARGETS
 from ..saes import FeatureStore
 from .figures import BLUE, GREY, RED
 from .layout import Drawing, draw
@@ -181,7 +182,7 @@ def _node_traces(graph: Graph, drawing: Drawing, stores: Sequence[FeatureStore])
                 x=[drawing.x[item] for item in here],
                 y=[drawing.y[item] for item in here],
                 name=name,
-                mode="markers+text" if kind == "logit" else "markers",
+                mode="markers+text" if kind in TARGETS else "markers",
                 textposition="top center",
                 text=[plotly_text(text) for text in texts],
                 customdata=here,

@@ -108,24 +108,45 @@ def trace(
     dictionaries: tuple[Path, ...] = (),
     targets: tuple[str, ...] = (),
     max_features: int = 8192,
+    neurons: Literal["half", "gate", "rows", "none"] = "half",
+    select: Literal["attribution", "influence"] = "attribution",
+    centred: bool = True,
+    memory_mib: int = 256,
     device: str | None = None,
 ) -> Result:
-    """Trace why a prompt gives its next token (prompt → Graph).
+    """Trace why a prompt gives its next token (prompt → Graph). An interrupted trace goes on when the command is repeated.
 
     Args:
         model: A name that TransformerLens or the hub knows, a local folder, or smollm2-135m.
         prompt: The text.
         out: File for the graph, e.g. france.graph.
-        dictionaries: Folders of transcoders; layers without one use the model's own MLP neurons.
-        targets: Next tokens to explain; left out: the likeliest ones.
+        dictionaries: Folders of dictionaries, ours or circuit-tracer's; MLPs without one use the model's own neurons.
+        targets: What to explain, e.g. " Paris", " Paris|| London" (a difference), "why-not: London",
+            "feature:blocks.8.mlp.hook_in:17"; left out: the likeliest next tokens.
         max_features: Features that become nodes; what is not selected is summed in leaves.
+        neurons: How a gated neuron is a target: half of it through each factor, its gate frozen, both factors with rows of
+            their own, or none (such MLPs stay whole, as errors).
+        select: Which features become nodes: largest signed total attribution, or influence (as circuit-tracer).
+        centred: Logits minus their mean over the vocabulary; --no-centred takes them raw.
+        memory_mib: Working memory of the recording pass.
         device: Device of the model.
     """
-    from .. import circuits, saes
+    from .. import circuits
 
     loaded = load(model, "float32", device)
-    opened = [saes.Dictionary.load(folder) for folder in dictionaries]
-    graph = circuits.trace(loaded, prompt, opened, list(targets) or None, max_features)
+    opened = [circuits.open_dictionaries(folder) for folder in dictionaries]
+    graph = circuits.trace(
+        loaded,
+        prompt,
+        opened,
+        list(targets) or None,
+        max_features,
+        neurons=neurons,
+        select=select,
+        centred=centred,
+        memory_mib=memory_mib,
+        partial=out.with_name(out.name + ".partial"),
+    )
     graph.save(out)
     return {"out": str(out), **graph_numbers(graph)}
 
@@ -137,7 +158,7 @@ def graph_numbers(graph: Any) -> Result:
         "edges": len(graph.edges.weight),
         "residual": graph.residual,
         **graph.scores()._asdict(),
-        "targets": {node.label: node.value for node in graph.nodes if node.kind == "logit"},
+        "targets": {node.label: node.value for node in (graph.nodes[target] for target in graph.targets)},
         "paths": [str(path) for path in graph.paths(5)],
     }
 

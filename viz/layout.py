@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..circuits import Graph, Node
+from ..circuits.graph import TARGETS
 from ..circuits.scores import influence, normalised, target_weights
 
 LETTERS = 13  # of a token for which its column makes room
@@ -72,9 +73,9 @@ def draw(graph: Graph, nodes: int = 120, edges: int = 400) -> Drawing:
 def _choose(graph: Graph, through: Float[Tensor, "node"], limit: int) -> list[int]:
     order = [number for number in through.argsort(descending=True, stable=True).tolist() if through[number] > 0]
     kinds = [node.kind for node in graph.nodes]
-    targets = [number for number, kind in enumerate(kinds) if kind == "logit"]
+    targets = [number for number, kind in enumerate(kinds) if kind in TARGETS]
     named = [number for number in order if kinds[number] in NAMED]
-    others = [number for number in order if kinds[number] not in NAMED and kinds[number] != "logit"]
+    others = [number for number in order if kinds[number] not in NAMED and kinds[number] not in TARGETS]
     free = max(limit - len(targets), 0)
     others = others[: max(free // 4, free - len(named))]
     return sorted([*targets, *others, *named[: free - len(others)]])
@@ -96,7 +97,7 @@ def _strongest(
 
 
 def _level(node: Node) -> tuple[int, int]:
-    if node.kind == "logit":
+    if node.kind in TARGETS:
         return (2, 0)
     return (0, 0) if node.layer < 0 else (1, node.layer)
 

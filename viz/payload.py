@@ -200,7 +200,7 @@ def _heaviest(mine: Tensor, partner: Tensor, weight: Tensor, ids: Tensor) -> lis
 
 
 def _paths(graph: Graph) -> list[dict[str, Any]]:
-    if not any(node.kind == "logit" for node in graph.nodes):
+    if not graph.targets:
         return []
     return [
         {
