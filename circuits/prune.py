@@ -35,7 +35,9 @@ def prune(graph: Graph, nodes: float = 0.8, edges: float = 0.98) -> Graph:
     kept = _kept_nodes(graph, arriving, nodes)
     alive = _kept_edges(graph, kept, weights, edges)
     kept, alive = _settle(graph, kept, alive)
-    return fold(graph, kept, alive)
+    small = fold(graph, kept, alive)
+    small.metadata["pruned"] = {"nodes": nodes, "edges": edges}
+    return small
 
 
 def _largest(size: Float[Tensor, "item"], share: float) -> Bool[Tensor, "item"]:

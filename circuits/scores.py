@@ -110,7 +110,8 @@ def scores(graph: Graph, pinned: Sequence[int] | None = None) -> Scores:
     total = sum(on_leaves.values()) or 1.0
     through = arriving + weights
     explained = _wide(graph.is_kind("token", *FEATURES, *FACTORS), len(weights))
-    has_row = _wide(~graph.row_values.isnan(), len(weights))
+    has_row = torch.zeros(len(weights), dtype=torch.bool)
+    has_row[edges.target] = True
     completeness = float(_explained(edges, shares, explained) @ through) / (float(through[has_row].sum()) or 1.0)
     known = _wide(graph.is_kind("token", *TARGETS, *FEATURES, *FACTORS), len(weights)) | is_error
     if pinned is not None:

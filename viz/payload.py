@@ -150,7 +150,7 @@ def graph_payload(graph: Graph, *, nodes: int = 120, edges: int = 400) -> dict[s
         "paths": paths,
         **_scores(graph),
         "counts": {"nodes": len(graph.nodes), "edges": len(graph.edges.weight)},
-        "metadata": jsonable(graph.metadata),
+        "metadata": jsonable({key: value for key, value in graph.metadata.items() if key != "neuronpedia"}),
     }
 
 

@@ -3,7 +3,7 @@
 | given | recognised by |
 |---|---|
 | FeatureStore, or its folder | `features.safetensors` |
-| Graph, or its file | a file (`.graph`) |
+| Graph, or its file | a file (`.graph`, or JSON of Neuronpedia and circuit-tracer) |
 | run or dictionary folder | `cfg.json`, `config.json` or `metrics.jsonl` |
 | folder of `unweave demo` | `demo.json`, `dictionaries/` or `features/` |
 
@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..circuits import Graph
+from ..circuits import Graph, open_graph
 from ..saes import FeatureStore
 from ..saes.errors import UserError
 from ..saes.io import read_json
 
-ACCEPTED = "a FeatureStore, a Graph, a .graph file, a FeatureStore, dictionary or run folder, or a folder made by `unweave demo`"
+ACCEPTED = "a FeatureStore, a Graph, a .graph or .json file, a FeatureStore, dictionary or run folder, or a folder made by `unweave demo`"
 
 
 @dataclass
@@ -86,7 +86,7 @@ def _open_path(opened: Things, path: Path) -> None:
     if not path.exists():
         raise UserError(f"expected {ACCEPTED}; {path} does not exist; check the path")
     if path.is_file():
-        _put(opened.graphs, path.stem, Graph.load(path))
+        _put(opened.graphs, path.stem, open_graph(path))
     elif (path / "features.safetensors").exists():
         _put(opened.stores, path.name, FeatureStore.open(path))
     elif any((path / name).exists() for name in ("cfg.json", "config.json", "metrics.jsonl")):
