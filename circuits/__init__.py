@@ -4,15 +4,92 @@
     graph.residual; graph.scores(); graph.paths(5); graph.prune().save("france.graph")
     print(validate(graph, model))                         # ablates in the real model and compares
 
-`trace` makes a `Graph` of `Node`s and `Edges`; `Scores` and `Path` are what it is asked for; `ablate` and `steer` change
-features in the live model; `validate` reports a `Validation`.
+* `trace` makes a `Graph` of `Node`s and `Edges`; `Part` and `Rule` describe any dictionary, `WhyNot`, `FeatureAt` and `Direction`
+  what is to be explained.
+* `Scores`, `Path`, `Alternative` and `Supernode` are what a graph is asked for; `merge`, `difference`, `consensus` compare graphs.
+* `split_heads` and `qk_table` explain attention; `virtual_weights`, `expected_residual_attribution` need no prompt.
+* `intervene`, `ablate`, `steer`, `generate` change features (`Edit`) in the live model; `validate` reports a `Validation`.
+* `eap` and `acdc` are the baselines; `open_graph`, `open_dictionaries`, `save_transcoders` speak others' formats.
 """
 
+from .acdc import acdc
+from .compare import consensus, difference, merge
+from .eap import eap
+from .edits import Edit, supernode
+from .exchange import open_graph
+from .faithful import Faithfulness, faithfulness
+from .generate import Generated, generate
 from .graph import Edges, Graph, Node
-from .interventions import ablate, steer
-from .paths import Path
+from .grouping import quality
+from .heads import HeadSplit, attach_heads, split_heads
+from .interventions import Intervened, ablate, intervene, steer
+from .parts import Part, Rule, parts
+from .paths import Alternative, Path, ablated
+from .qk import QKTable, qk_table
+from .recovery import auroc, circuit_value, edge_scores, strongest
 from .scores import Scores
+from .statistics import Agreement
+from .supernodes import Supernode, supernode_weights
+from .targets import Direction, FeatureAt, WhyNot
 from .trace import trace
-from .validate import Validation, validate
+from .transcoders import load_transcoders, open_dictionaries
+from .transcoders_write import save_transcoders
+from .validate import validate
+from .validation import Pairs, Reselection, Validation
+from .virtual import VirtualWeights, expected_residual_attribution, virtual_weights
 
-__all__ = ["Edges", "Graph", "Node", "Path", "Scores", "Validation", "ablate", "steer", "trace", "validate"]
+__all__ = [
+    "Agreement",
+    "Alternative",
+    "Direction",
+    "Edges",
+    "Edit",
+    "Faithfulness",
+    "FeatureAt",
+    "Generated",
+    "Graph",
+    "HeadSplit",
+    "Intervened",
+    "Node",
+    "Pairs",
+    "Part",
+    "Path",
+    "QKTable",
+    "Reselection",
+    "Rule",
+    "Scores",
+    "Supernode",
+    "Validation",
+    "VirtualWeights",
+    "WhyNot",
+    "ablate",
+    "ablated",
+    "acdc",
+    "attach_heads",
+    "auroc",
+    "circuit_value",
+    "consensus",
+    "difference",
+    "eap",
+    "edge_scores",
+    "expected_residual_attribution",
+    "faithfulness",
+    "generate",
+    "intervene",
+    "load_transcoders",
+    "merge",
+    "open_dictionaries",
+    "open_graph",
+    "parts",
+    "qk_table",
+    "quality",
+    "save_transcoders",
+    "split_heads",
+    "steer",
+    "strongest",
+    "supernode",
+    "supernode_weights",
+    "trace",
+    "validate",
+    "virtual_weights",
+]

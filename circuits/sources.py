@@ -261,7 +261,3 @@ def is_sum_of_neurons(block: Block) -> bool:
         if not (ours - truth).norm() <= tolerance * truth.norm():
             return False
     return True
-
-
-def build_source(*_):  # TEMPORARY
-    raise NotImplementedError

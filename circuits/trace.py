@@ -265,7 +265,3 @@ def reference(part: Part) -> dict[str, Any]:
         "fingerprint": part.fingerprint,
         "folder": None if part.folder is None else str(part.folder),
     }
-
-
-def transcoders_by_layer(model, dictionaries):  # TEMPORARY
-    return {part.layer: part for part in parts(dictionaries)}

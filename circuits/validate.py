@@ -1,118 +1,128 @@
 """Is the circuit real? Do the ablations that a graph predicts, in the model itself, and compare.
 
-A feature's signed total attribution says what the targets would lose without it, everything linearised. `validate`
-sets features to zero in the real model, where attention patterns, norms and MLPs respond, and measures the change of
+A feature's signed total attribution says what the targets would lose without it, everything linearised. `validate` sets
+features to zero in the real model, where attention patterns, norms and MLPs respond (or, with `constrained=n`, where the
+first n blocks after the feature are clamped: constrained patching), and measures the change of the weighted targets (logits before
+any soft-cap, centred as they were traced; features; directions).
 
-    sum_i w_i (logit_i - mean_v logit_v)        before any soft-cap, w the graph's target weights.
+* Feature -> targets, one at a time: the features of largest |attribution| and as many random others.
+* Feature -> feature: the same runs, read at other features: what their row loses against what the graph's paths predict.
+  Spearman's rank correlation, cosine and normalised error, each with a 95 % interval from resampling.
+* Together: the `top` features of largest positive attribution at once, and the features of the strongest paths, against random
+  controls. Each control replaces every feature by another active one of the same layer, position and about the same size (one of
+  the 5 nearest in |activation|), so that only the choice differs.
+* Alone: faithfulness curves of the top features (faithful.py).
+* Suspects: the features on which a gradient of the unfrozen model contradicts the graph most; measured for the cautions only, never
+  counted in the agreement.
 
-* One at a time: the features of largest |attribution| and as many random others; Spearman's rank correlation between
-  predicted and measured change, with a 95 % interval from resampling the features.
-* Together: the `top` features of largest positive attribution at once, against random controls. Each control replaces
-  every feature by another active one of the same layer, position and about the same size (one of the 5 nearest in |activation|),
-  so that only the choice differs.
-
-Agreement inside the frozen model would only check the code (the tests do that); what is measured here is what freezing left out.
+Reported apart: `frozen`, the worst disagreement inside the frozen model, where the edges must be exact (a check of the code and of
+the files given, not of the circuit); `reselection`, what a change of the selected latents adds to pre-activations, which a
+graph leaves out; `warnings`, reasons not to trust the graph (cautions.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ..saes.errors import UserError
 from ..saes.models import model_info
-from .frozen import capture
+from .cautions import agreement_cautions, control_cautions, curve_cautions, graph_cautions, shortcut_cautions
+from .constrained import everything, freezing, hold
+from .edits import Catalogue
+from .effects import Measured, Outcome, direct_effects, is_gated, measure, total_effects
+from .experiments import controls, on_paths, pairs, pick, suspects
+from .faithful import curves
 from .graph import Graph, Node
-from .interventions import run_edited
-from .sources import Source, build_source
-from .trace import prompt_tokens, transcoders_by_layer
+from .statistics import Agreement, agreement, normalised_error
+from .trace import prompt_tokens
+from .validation import Pairs, Reselection, Validation
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-CONTROLS, NEAREST, RESAMPLES = 5, 5, 1000
-BATCH_TOKENS = 256  # tokens of one batch of ablated prompts: bounds memory, the logits are [batch token vocab]
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Predicted and measured changes of the weighted target logits under ablation (negative: the targets fall)."""
-
-    nodes: tuple[int, ...]
-    """Indices into graph.nodes of the features ablated one at a time."""
-    predicted: tuple[float, ...]
-    measured: tuple[float, ...]
-    spearman: float
-    interval: tuple[float, float]
-    """95 % interval of `spearman` over resampled features."""
-    top: int
-    """How many features were ablated together."""
-    top_predicted: float
-    top_measured: float
-    control_measured: tuple[float, ...]
-    """The same for each random control matched in layer, position and size of activation."""
-
-    def __str__(self) -> str:
-        controls = (
-            ", ".join(f"{value:+.2f}" for value in self.control_measured) or "none (no other active features to match)"
-        )
-        return (
-            f"one at a time ({len(self.nodes)} features): Spearman {self.spearman:.2f} [{self.interval[0]:.2f}, {self.interval[1]:.2f}]\n"
-            f"top {self.top} together: predicted {self.top_predicted:+.2f}, measured {self.top_measured:+.2f}; matched controls {controls}"
-        )
+CHECKED = 8  # sources and targets looked at with everything frozen
 
 
 def validate(
     graph: Graph,
     model: TransformerBridge,
-    dictionaries: Sequence[Any] | None = None,
+    dictionaries: Any = None,
     edges: int = 64,
     seed: int = 0,
     *,
     top: int = 20,
+    constrained: int | None = None,
+    curve: bool = True,
 ) -> Validation:
     """Ablate features of `graph` in `model` and compare with the graph's predictions.
 
-    `edges`: how many effects (feature → weighted targets) to measure one at a time; `top`: how many features to ablate
-    together. Costs edges + 7 forward passes of the prompt. Raises UserError when the model or a dictionary is not the
-    one that the graph was traced with, or the graph has too few features.
+    `edges`: how many effects to measure one at a time, feature → targets and again feature → feature; `top`: how many
+    features to ablate together; `constrained`: clamp that many blocks after each feature; `curve`: faithfulness curves too.
+    Costs about edges + 80 forward passes of the prompt, batched, and one backward pass. Raises UserError when the model or
+    a dictionary is not the one that the graph was traced with, or the graph has too few features.
     """
-    by_layer = _same_origin(graph, model, dictionaries or [])
+    catalogue = _same_origin(graph, model, dictionaries)
     tokens = prompt_tokens(model, torch.tensor(graph.metadata["tokens"]))
     features = [i for i, node in enumerate(graph.nodes) if node.is_feature]
-    if len(features) < 3 or edges < 3 or top < 1:
+    if len(features) < 3 or edges < 3 or top < 1 or (constrained is not None and constrained < 0):
         raise UserError(
-            f"expected at least 3 features, 3 edges and top 1 to compare; got {len(features)}, {edges} and {top}; "
-            "trace with a larger max_features"
+            f"expected at least 3 features, 3 edges, top 1 and constrained 0 or None; got {len(features)}, {edges}, {top} and "
+            f"{constrained}; trace with a larger max_features"
         )
     generator = torch.Generator().manual_seed(seed)
-    picked = _pick(graph, features, edges, generator)
+    outcome = Outcome(graph, catalogue)
+    picked = pick(graph, features, edges, generator)
     best = sorted(features, key=lambda i: -graph.nodes[i].attribution)[:top]
-    together = [graph.nodes[i] for i in best]
-    controls = _controls(model, tokens, by_layer, together, generator)
-    sets = [[], *([graph.nodes[i]] for i in picked), together, *controls]
-    effects = _effects(graph, model, tokens, sets, by_layer)
-    predicted = torch.tensor([-graph.nodes[i].attribution for i in picked], dtype=torch.float64)
-    measured = effects[1 : len(picked) + 1]
-    return Validation(
-        tuple(picked),
-        tuple(predicted.tolist()),
-        tuple(measured.tolist()),
-        spearman(predicted, measured),
-        _interval(predicted, measured, generator),
-        len(best),
-        -sum(node.attribution for node in together),
-        float(effects[len(picked) + 1]),
-        tuple(effects[len(picked) + 2 :].tolist()),
+    through = on_paths(graph)
+    doubted = suspects(graph, catalogue, tokens, outcome, [i for i in features if i not in set(picked)])
+    watched = pairs(graph, picked, features, edges, generator)
+    targets = sorted({target for _, target in watched})
+    random = [controls(catalogue, tokens, [graph.nodes[i] for i in group], generator) for group in (best, through)]
+    groups = [*([i] for i in picked), *([i] for i in doubted), best, *([through] if through else [])]
+    sets = [[graph.nodes[i] for i in group] for group in groups] + random[0] + random[1]
+    seen = _measure(catalogue, tokens, outcome, sets, [graph.nodes[i] for i in targets], constrained)
+    sizes = [len(picked), len(doubted), 1, int(bool(through)), len(random[0]), len(random[1])]
+    single, doubt, together, along, random_top, random_path = (tuple(v.tolist()) for v in seen.value.split(sizes))
+    says = [-node.attribution for node in graph.nodes]
+    report = Validation(
+        nodes=tuple(picked),
+        predicted=tuple(says[i] for i in picked),
+        measured=single,
+        single=_agreed([says[i] for i in picked], single, generator),
+        top=len(best),
+        top_predicted=sum(says[i] for i in best),
+        top_measured=together[0],
+        control_measured=random_top,
+        path_nodes=tuple(through),
+        path_predicted=sum(says[i] for i in through),
+        path_measured=sum(along),
+        path_control_measured=random_path,
+        pairs=_compared(graph, picked, targets, watched, seen, generator),
+        reselection=_reselection(graph, picked, targets, watched, seen),
+        suspects=tuple(doubted),
+        suspect_predicted=tuple(says[i] for i in doubted),
+        suspect_measured=doubt,
+        frozen=_frozen(graph, catalogue, tokens, picked[:CHECKED], [target for _, target in watched][:CHECKED]),
+        curve=curves(graph, catalogue, tokens, outcome, seed=seed) if curve else None,
+        constrained=constrained,
+        warnings=(),
+    )
+    return replace(report, warnings=_warnings(graph, report))
+
+
+def _agreed(predicted: Sequence[float], measured: Sequence[float], generator: torch.Generator) -> Agreement:
+    return agreement(
+        torch.tensor(predicted, dtype=torch.float64), torch.tensor(measured, dtype=torch.float64), generator
     )
 
 
-def _same_origin(graph: Graph, model: TransformerBridge, dictionaries: Sequence[Any]) -> dict[int, Any]:
+def _same_origin(graph: Graph, model: TransformerBridge, dictionaries: Any) -> Catalogue:
     mine, theirs = model_info(model), graph.metadata.get("model", {})
     absent = [name for name in ("tokens", "targets") if name not in graph.metadata]
     if absent:
@@ -123,108 +133,135 @@ def _same_origin(graph: Graph, model: TransformerBridge, dictionaries: Sequence[
         raise UserError(
             f"expected the model that the graph was traced with ({theirs.get('name')}); got {mine.name} with other weights; load that one"
         )
+    catalogue = Catalogue(model, dictionaries)
     known = {reference["fingerprint"]: reference["site"] for reference in graph.metadata.get("dictionaries", [])}
-    missing = set(known) - {dictionary.fingerprint for dictionary in dictionaries}
+    missing = set(known) - {part.fingerprint for part in catalogue.parts.values()}
     if missing:
         names = ", ".join(sorted(known[name] for name in missing))
         raise UserError(f"expected the dictionaries that the graph was traced with; none given for {names}; pass them")
-    return transcoders_by_layer(model, dictionaries)
+    return catalogue
 
 
-def _pick(graph: Graph, features: list[int], count: int, generator: torch.Generator) -> list[int]:
-    """Half of `count` by largest |attribution|, the other half at random among the rest."""
-    ordered = sorted(features, key=lambda i: -abs(graph.nodes[i].attribution))
-    first = ordered[: (count + 1) // 2]
-    others = ordered[len(first) :]
-    return first + [others[i] for i in torch.randperm(len(others), generator=generator)[: count - len(first)].tolist()]
-
-
-def _effects(
-    graph: Graph,
-    model: TransformerBridge,
+def _measure(
+    catalogue: Catalogue,
     tokens: Int[Tensor, "token"],
+    outcome: Outcome,
     sets: Sequence[Sequence[Node]],
-    by_layer: dict[int, Any],
-) -> Float[Tensor, "set"]:
-    """Change of the weighted, centred target logits under each set's ablation; the first set is the empty one."""
-    batch = max(1, BATCH_TOKENS // len(tokens))
-    logits = torch.cat(
-        [run_edited(model, tokens, sets[i : i + batch], 0.0, by_layer)[1].double() for i in range(0, len(sets), batch)]
-    )
-    logits = logits - logits.mean(1, keepdim=True)
-    value = torch.zeros(len(sets), dtype=torch.float64, device=logits.device)
-    for target in graph.metadata["targets"]:
-        for token, sign in zip(target["ids"], (1, -1), strict=False):
-            value += target["weight"] * sign * logits[:, token]
-    return (value - value[0]).cpu()
+    probes: Sequence[Node],
+    constrained: int | None,
+) -> Measured:
+    """Effects of each set; with `constrained`, the blocks from a set's lowest on are clamped, sets of one start together."""
+    if constrained is None:
+        found = measure(catalogue, tokens, outcome, [[], *sets], probes)
+        return Measured(*(column[1:] for column in found))
+    layers = catalogue.model.cfg.n_layers
+    starts = [min(node.layer for node in nodes) for nodes in sets]
+    columns: list[list[Tensor]] = [[] for _ in Measured._fields]
+    order = []
+    for start in sorted(set(starts)):
+        blocks = range(start, min(start + constrained + 1, layers))
+        held = hold(catalogue, tokens, freezing(catalogue.model, constrained=blocks))
+        mine = [i for i, first in enumerate(starts) if first == start]
+        found = measure(catalogue, tokens, outcome, [[], *(sets[i] for i in mine)], probes, held=held)
+        for column, part in zip(columns, found, strict=True):
+            column.append(part[1:])
+        order += mine
+    back = torch.tensor(order).argsort()
+    return Measured(*(torch.cat(column)[back] for column in columns))
 
 
-def _controls(
-    model: TransformerBridge,
-    tokens: Int[Tensor, "token"],
-    by_layer: dict[int, Any],
-    top: list[Node],
+def _compared(
+    graph: Graph,
+    picked: list[int],
+    targets: list[int],
+    watched: list[tuple[int, int]],
+    seen: Measured,
     generator: torch.Generator,
-) -> list[list[Node]]:
-    """Random sets like `top`: same layers, positions and about the same activations; empty when nothing can be matched."""
-    frozen = capture(model, tokens)
-    sources = {
-        node.layer: build_source(frozen.blocks[node.layer], by_layer.get(node.layer), node.layer) for node in top
-    }
-    avoid = {(node.layer, node.position, node.index) for node in top}
-    controls = []
-    for _ in range(CONTROLS):
-        taken, control = set(avoid), []
-        for node in top:
-            other = _matched(sources[node.layer], node, taken, generator)
-            if other is not None:
-                control.append(other)
-                taken.add((other.layer, other.position, other.index))
-        controls.append(control)
-    return [control for control in controls if control]
-
-
-def _matched(
-    source: Source | None, node: Node, taken: set[tuple[int, int, int]], generator: torch.Generator
-) -> Node | None:
-    assert source is not None
-    values = source.values[node.position]
-    slots = torch.arange(len(values), device=values.device)
-    latents = source.latent(torch.full_like(slots, node.position), slots).tolist()
-    free = [
-        slot
-        for slot, latent in enumerate(latents)
-        if values[slot] != 0 and (node.layer, node.position, latent) not in taken
-    ]
-    if not free:
+) -> Pairs | None:
+    if len(watched) < 3:
         return None
-    near = sorted(free, key=lambda slot: abs(abs(float(values[slot])) - abs(node.value)))[:NEAREST]
-    slot = near[int(torch.randint(len(near), (1,), generator=generator))]
-    return Node(
-        source.kind,
-        node.layer,
-        node.position,
-        latents[slot],
-        float(values[slot]),
-        f"L{node.layer} {source.kind} {latents[slot]}",
+    direct, total = direct_effects(graph, picked), total_effects(graph, picked)
+    run, probe = _places(picked, targets, watched)
+    node = torch.tensor([target for _, target in watched])
+    direct, total, measured = direct[node, run], total[node, run], seen.rows[run, probe]
+    return Pairs(
+        tuple(source for source, _ in watched),
+        tuple(target for _, target in watched),
+        tuple(direct.tolist()),
+        tuple(total.tolist()),
+        tuple(measured.tolist()),
+        agreement(total, measured, generator),
+        agreement(direct, measured, generator),
     )
 
 
-def spearman(a: Float[Tensor, "item"], b: Float[Tensor, "item"]) -> float:
-    """Rank correlation; ties share their mean rank. 0 when one side is constant."""
-    ranks = torch.stack([_ranks(a), _ranks(b)])
-    ranks = ranks - ranks.mean(1, keepdim=True)
-    size = ranks.norm(dim=1).prod()
-    return float(ranks[0] @ ranks[1] / size) if size > 0 else 0.0
+def _places(picked: list[int], targets: list[int], watched: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Which run and which probe each pair is."""
+    return (
+        torch.tensor([picked.index(source) for source, _ in watched], dtype=torch.int64),
+        torch.tensor([targets.index(target) for _, target in watched], dtype=torch.int64),
+    )
 
 
-def _ranks(x: Float[Tensor, "item"]) -> Float[Tensor, "item"]:
-    _, place, counts = x.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2)[place].double()
+def _reselection(
+    graph: Graph, picked: list[int], targets: list[int], watched: list[tuple[int, int]], seen: Measured
+) -> Reselection | None:
+    latents = [pair for pair in watched if graph.nodes[pair[1]].kind == "latent"]
+    if not latents:
+        return None
+    run, probe = _places(picked, targets, latents)
+    change, pre = seen.activations[run, probe], seen.rows[run, probe]
+    before = torch.tensor([graph.nodes[target].value for _, target in latents], dtype=torch.float64)
+    dropped = (before + change).abs() <= 1e-6 * before.abs()
+    return Reselection(
+        len(latents),
+        float(dropped.double().mean()),
+        float(seen.replaced[run, probe].mean()),
+        normalised_error(change, pre),
+    )
 
 
-def _interval(predicted: Tensor, measured: Tensor, generator: torch.Generator) -> tuple[float, float]:
-    draws = torch.randint(len(predicted), (RESAMPLES, len(predicted)), generator=generator)
-    values = torch.tensor([spearman(predicted[draw], measured[draw]) for draw in draws], dtype=torch.float64)
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+def _frozen(
+    graph: Graph,
+    catalogue: Catalogue,
+    tokens: Int[Tensor, "token"],
+    sources: list[int],
+    targets: list[int],
+) -> float:
+    """Everything held: the worst |measured - edge| over some sources, their targets and the weighted targets, as a share of the largest."""
+    rule = graph.metadata.get("settings", {}).get("neurons", "half")
+    nodes = graph.nodes
+    known = [
+        i for i in targets if nodes[i].kind == "latent" or rule != "rows" or not is_gated(catalogue, nodes[i].layer)
+    ]
+    held = hold(catalogue, tokens, everything(catalogue.model))
+    sets = [[], *([nodes[i]] for i in sources)]
+    outcome = Outcome(graph, catalogue, rule)
+    found = measure(catalogue, tokens, outcome, sets, [nodes[i] for i in known], held=held, rule=rule)
+    direct = direct_effects(graph, sources)
+    ends = [i for i, node in enumerate(nodes) if node.weight]
+    weights = torch.tensor([nodes[i].weight for i in ends], dtype=torch.float64)
+    predicted = torch.cat([direct[known], (weights @ direct[ends])[None]])
+    measured = torch.cat([found.rows[1:].T, found.value[1:][None]]) if known else found.value[1:][None]
+    return float((measured - predicted).abs().max() / predicted.abs().max().clamp_min(1e-30))
+
+
+def _warnings(graph: Graph, report: Validation) -> tuple[str, ...]:
+    found = graph_cautions(graph) + agreement_cautions("one at a time", report.single)
+    if report.pairs:
+        found += agreement_cautions("feature → feature", report.pairs.agreement)
+    found += control_cautions(f"the top {report.top}", report.top_measured, report.control_measured)
+    if report.path_nodes:
+        found += control_cautions("the strongest paths' features", report.path_measured, report.path_control_measured)
+    found += curve_cautions(report.curve) if report.curve else []
+    found += shortcut_cautions(
+        graph,
+        report.nodes + report.suspects,
+        report.predicted + report.suspect_predicted,
+        report.measured + report.suspect_measured,
+    )
+    if report.frozen > 1e-2:
+        found.append(
+            f"the graph's edges are not this model's: with everything frozen they are off by {report.frozen:.1e}"
+        )
+    return tuple(found)

@@ -34,7 +34,11 @@ def bench(what: str, suites: tuple[str, ...] = (), seed: int = 0) -> dict[str, A
         seconds[name] = round(time.perf_counter() - start, 1)
         missed += len(failed(done))
         rows += [{"suite": name, **row._asdict()} for row in done]
-        print("\n".join([f"── {name} ({seconds[name]:.0f} s)", *map(line, rows[-len(done) :])]), file=sys.stderr, flush=True)
+        print(
+            "\n".join([f"── {name} ({seconds[name]:.0f} s)", *map(line, rows[-len(done) :])]),
+            file=sys.stderr,
+            flush=True,
+        )
     return {"rows": rows, "seconds": seconds, "missed": missed, "seed": seed}
 
 

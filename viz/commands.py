@@ -5,6 +5,7 @@ They call the packages below and return what `--json` prints; heavy imports happ
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -168,26 +169,55 @@ def validate(
     dictionaries: tuple[Path, ...] = (),
     edges: int = 64,
     seed: int = 0,
+    top: int = 20,
+    constrained: int | None = None,
+    curve: bool = True,
     device: str | None = None,
 ) -> Result:
-    """Ablate a graph's features in the real model and compare with what the graph predicts.
+    """Change a graph's features in the real model and compare with what the graph predicts.
 
     Args:
         graph: File of the graph.
-        dictionaries: Folders of its transcoders; left out: where they were when the graph was traced.
+        dictionaries: Folders of its dictionaries; left out: where they were when the graph was traced.
         edges: Effects to measure one at a time.
         seed: Seed of the random features and controls.
+        top: Features to ablate together.
+        constrained: Clamp this many layers above each ablated feature to their direct response (constrained patching).
+        curve: Measure faithfulness over circuit sizes (CMD, CPR), with random circuits and complements.
         device: Device of the model.
     """
-    from dataclasses import asdict
-
     from .. import circuits, saes
 
-    opened = circuits.Graph.load(graph)
-    folders = dictionaries or [known["folder"] for known in opened.metadata["dictionaries"] if known["folder"]]
-    loaded = load(opened.metadata["model"]["name"], "float32", device)
-    report = circuits.validate(opened, loaded, [saes.Dictionary.load(folder) for folder in folders], edges, seed)
-    return asdict(report)
+    opened = circuits.open_graph(graph)
+    known = [each["folder"] for each in opened.metadata.get("dictionaries", []) if each.get("folder")]
+    folders = dictionaries or list(dict.fromkeys(known))
+    name = (opened.metadata.get("model") or {}).get("name")
+    if name is None:
+        raise saes.UserError(
+            f"expected a graph that names its model, as trace makes them; {graph} does not; trace it here"
+        )
+    loaded = load(name, "float32", device)
+    given = [circuits.open_dictionaries(folder) for folder in folders]
+    report = circuits.validate(opened, loaded, given, edges, seed, top=top, constrained=constrained, curve=curve)
+    print(report, file=sys.stderr)
+    return report.to_dict()
+
+
+def convert(
+    src: Annotated[Path, tyro.conf.Positional],
+    dst: Annotated[Path, tyro.conf.Positional],
+    to: Literal["saelens", "sparsify", "dictionary_learning", "circuit_tracer", "neuronpedia"],
+) -> Result:
+    """Write a graph or dictionaries in another tool's form.
+
+    Args:
+        src: A graph's file, a dictionary's folder, or a folder of them.
+        dst: Where to write.
+        to: The form; this version writes neuronpedia (graphs) and circuit_tracer (transcoders).
+    """
+    from .convert import convert as write
+
+    return write(src, dst, to)
 
 
 def show(
@@ -248,6 +278,7 @@ COMMANDS = {
     "collect": collect,
     "trace": trace,
     "validate": validate,
+    "convert": convert,
     "show": show,
     "demo": demo,
     "doctor": doctor,

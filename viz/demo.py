@@ -249,4 +249,7 @@ def validate_one(model: Any, transcoders: list[Any], path: Path) -> dict[str, An
         "interval": list(report.interval),
         f"top {report.top} together": f"predicted {report.top_predicted:+.2f}, measured {report.top_measured:+.2f}",
         "matched controls": list(report.control_measured),
+        **({"feature → feature": report.pairs.agreement.spearman} if report.pairs else {}),
+        **({"CMD": report.curve.cmd, "CMD of random circuits": list(report.curve.cmd_random)} if report.curve else {}),
+        "warnings": list(report.warnings) or "none",
     }
