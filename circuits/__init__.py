@@ -21,11 +21,12 @@ from .faithful import Faithfulness, faithfulness
 from .generate import Generated, generate
 from .graph import Edges, Graph, Node
 from .grouping import quality
-from .heads import HeadSplit, attach_heads, split_heads
+from .heads import HeadShare, HeadSplit, attach_heads, split_heads
 from .interventions import Intervened, ablate, intervene, steer
 from .parts import Part, Rule, parts
 from .paths import Alternative, Path, ablated
-from .qk import QKTable, qk_table
+from .qk import QKTable, qk_table, split_score
+from .reads import HeadReads, head_reads, induction_pairs, previous_pairs
 from .recovery import auroc, circuit_value, edge_scores, strongest
 from .scores import Scores
 from .statistics import Agreement
@@ -48,6 +49,8 @@ __all__ = [
     "FeatureAt",
     "Generated",
     "Graph",
+    "HeadReads",
+    "HeadShare",
     "HeadSplit",
     "Intervened",
     "Node",
@@ -75,16 +78,20 @@ __all__ = [
     "expected_residual_attribution",
     "faithfulness",
     "generate",
+    "head_reads",
+    "induction_pairs",
     "intervene",
     "load_transcoders",
     "merge",
     "open_dictionaries",
     "open_graph",
     "parts",
+    "previous_pairs",
     "qk_table",
     "quality",
     "save_transcoders",
     "split_heads",
+    "split_score",
     "steer",
     "strongest",
     "supernode",
