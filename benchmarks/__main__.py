@@ -17,6 +17,7 @@ from typing import Any
 HERE = Path(__file__).parent
 OPS = [f"tests/test_kernels_{name}.py" for name in ("topk", "decode", "segment", "ops", "cpu", "preselect")]
 STEP = ["tests/test_saes_losses.py", "tests/test_saes_step.py", "tests/test_benchmarks.py"]
+TRACE = [f"tests/{name}.py" for name in ("test_circuits_adjoint", "test_circuits_ledger", "test_benchmarks_trace")]
 # Of each benchmark the tests that have to pass before it is run.
 BENCHMARKS = {
     "model": ["tests/test_benchmarks.py"],
@@ -24,6 +25,8 @@ BENCHMARKS = {
     "quality": [*OPS, *STEP],
     "scaling": [*OPS, *STEP],
     "step": [*OPS, *STEP],
+    "trace": TRACE,
+    "trace_growth": TRACE,
 }
 # A thread that waits sleeps instead of spinning, before torch reads this: on shared cores spinning is most of the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

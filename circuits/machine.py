@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+TRANSCODER_READS = (Place.STREAM, Place.MIDDLE, *NORMED)
+
+
 class Cut(NamedTuple):
     """What stands at a station as a sum: sources (indices into Machine.sources) and leaves."""
 
@@ -125,8 +128,9 @@ def _place(model: TransformerBridge, frozen: FrozenPass, part: Part) -> Placed:
     allowed = (
         read.place not in NORMED
         if part.is_sae
-        else read.place < Place.MLP and all(w.place in TRANSCODED for w in writes)
+        else read.place in TRANSCODER_READS and all(w.place in TRANSCODED for w in writes)
     )
+    _check_skip(frozen, part, read, min(writes))
     if not allowed or len(writes) != len(part.W_dec) or any(station < read for station in writes):
         raise UserError(
             f"expected an SAE (one site), or a transcoder from an MLP's input to MLP outputs of its layer or later ones; "
@@ -140,6 +144,17 @@ def _place(model: TransformerBridge, frozen: FrozenPass, part: Part) -> Placed:
     return Placed(part, read, _read_norm(frozen, part, read), writes)
 
 
+def _check_skip(frozen: FrozenPass, part: Part, read: Station, write: Station) -> None:
+    """A skip path leads from what its MLP reads to that MLP's output, or rows would come back to the wrong place."""
+    block = frozen.blocks[write.layer] if write.layer < len(frozen.blocks) else None
+    before_attention = read.place is Place.STREAM and not (block and block.is_parallel)
+    if part.W_skip is not None and (part.is_sae or read.layer != write.layer or before_attention):
+        raise UserError(
+            f"expected W_skip from an MLP's input to the same MLP's output; got {part.read} → {', '.join(part.W_dec)}; "
+            "leave it out, or read mlp.hook_in"
+        )
+
+
 def _read_norm(frozen: FrozenPass, part: Part, read: Station) -> Norm | None:
     if read.place not in NORMED:
         return None
@@ -150,17 +165,16 @@ def _read_norm(frozen: FrozenPass, part: Part, read: Station) -> Norm | None:
 
 
 def _refuse_doubles(placed: list[Placed]) -> None:
-    seen: dict[tuple[str, Station], str] = {}
+    seen: dict[Station, list[Part]] = defaultdict(list)
     for each in placed:
         for station, site in each.writes.items():
-            key = (each.part.read, station)
-            same_station = [read for read, other in seen if other == station and each.part.is_sae]
-            if key in seen or same_station:
-                raise UserError(
-                    f"expected at most one dictionary per layer and site; got two for {site} of block {station.layer} "
-                    f"({seen.get(key, same_station)} and {each.part.read}); leave one out"
-                )
-            seen[key] = each.part.read
+            for other in seen[station]:
+                if other.read == each.part.read or other.is_sae or each.part.is_sae:
+                    raise UserError(
+                        f"expected at most one dictionary per layer and site; got two for {site} of block {station.layer} "
+                        f"({other.read} and {each.part.read}); leave one out"
+                    )
+            seen[station].append(each.part)
 
 
 def _neurons(frozen: FrozenPass, transcoded: set[Station], rule: NeuronRule) -> list[Neurons]:
@@ -193,7 +207,8 @@ def _cuts(
     cuts = {}
     for layer, block in enumerate(frozen.blocks):
         station = Station(layer, Place.MLP)
-        if block.mlp is not None and Station(layer, Place.MLP_ADDED) not in transcoded:
+        is_met = Station(layer, Place.MLP_ADDED) not in transcoded or Station(layer, Place.MLP_OUT) in writers
+        if block.mlp is not None and is_met:
             cuts[station] = _cut(frozen, sources, station, writers.pop(station, []), f"blocks.{layer}.mlp.hook_out")
     for station, indices in writers.items():
         cuts[station] = _cut(frozen, sources, station, indices, names[station])

@@ -1,7 +1,7 @@
 """A folder that remembers the finished rows of a trace, so that an interrupted one goes on.
 
     trace.json               what is traced: prompt, model, dictionaries, targets, settings
-    rows-00000.safetensors   a batch of sparse rows, whole or absent
+    rows-00000.safetensors   a batch of sparse rows and their digest, whole or absent
 
 Rows are known by their node, which model, prompt and settings determine; a smaller `memory_mib` cuts the rest into other batches
 and changes nothing else. The folder is removed when all rows are there.
@@ -9,6 +9,7 @@ and changes nothing else. The folder is removed when all rows are there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..saes.errors import UserError
 from ..saes.io import read_json, read_tensors, write_json, write_tensors
@@ -40,9 +42,13 @@ class Partial:
             self._count = max(self._count, int(path.stem.removeprefix("rows-")) + 1)
             try:
                 tensors = read_tensors(path, "finished rows")
-                found.append(Piece(**{name: tensors[name] for name in Piece._fields}))
+                piece, digest = Piece(**{name: tensors[name] for name in Piece._fields}), tensors["digest"]
             except (UserError, KeyError):
+                piece, digest = None, None
+            if piece is None or digest is None or not torch.equal(_digest(piece), digest):
                 path.unlink()
+            else:
+                found.append(piece)
         return found
 
     def unfinished(self, targets: list[Targets], pieces: list[Piece]) -> list[Targets]:
@@ -60,9 +66,19 @@ class Partial:
     def keep(self, piece: Piece) -> Piece:
         """Write a piece, if there is a folder."""
         if self.folder is not None:
-            write_tensors(self.folder / f"rows-{self._count:05d}.safetensors", piece._asdict())
+            tensors = {**piece._asdict(), "digest": _digest(piece)}
+            write_tensors(self.folder / f"rows-{self._count:05d}.safetensors", tensors)
             self._count += 1
         return piece
+
+
+def _digest(piece: Piece) -> Tensor:
+    """BLAKE2b of types, shapes and bytes, as a tensor of bytes: a safetensors file with a flipped bit still opens."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in piece:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
 def _subset(targets: Targets, rows: torch.Tensor) -> Targets:
@@ -84,7 +100,7 @@ def remembering(folder: str | Path | None, metadata: dict[str, Any]) -> Iterator
             raise UserError(
                 f"expected the unfinished rows of this trace in {path}; they are another one's; remove the folder"
             )
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and not (path.is_dir() and all(each.name.startswith(".tmp-") for each in path.iterdir())):
         raise UserError(f"expected an empty folder, or an interrupted trace's, at {path}; name another one")
     else:
         path.mkdir(parents=True, exist_ok=True)

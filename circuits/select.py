@@ -3,22 +3,22 @@
 With the rows recorded so far, Ahat[t, s] = |A[t, s]| / sum_s |A[t, s]|, the influence of every candidate is one pass over
 those rows from the top down (scores.py); the most influential candidates that have no row yet come next, a chunk at a time, until
 `max_features` have one. Rows stay where they were recorded: nothing is copied to rank again, and at the end the columns
-of candidates without a row are added to their rest leaves. The price is a dense [row candidate] matrix, so candidates are at most
+of candidates without a row are added to their rest leaves. A neuron traced in two gets two rows, its factors', each with
+half of its influence. The price is a dense [row candidate] matrix, so candidates are at most
 `CANDIDATES` (or twice `max_features`) active features, by |total attribution|.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..saes.sites import layer_of
-from .graph import FEATURES, Node
-from .layout import Chosen, Layout, choose, split_places
+from .graph import FACTORS, FEATURES
+from .layout import Chosen, Layout, Split, choose, split_places
 from .machine import Machine
 from .record import Recorded, Targets, record_rows
 from .sweep import Totals
@@ -49,9 +49,9 @@ def expand(
     memory_mib: int,
 ) -> Expanded:
     """Record the targets' rows (numbered from the end of the layout's nodes on), then the most influential features'."""
-    features = {int(node): (each, place) for each in layout.rows for place, node in enumerate(each.nodes.tolist())}
-    count = len(layout.nodes)
-    size = min(max_features, len(features)) + len(weights)
+    features = _rows_of(layout)
+    count, left = len(layout.nodes), min(max_features, len(features))
+    size = left * max(map(len, features.values()), default=1) + len(weights)
     rows = Expanded(
         torch.empty(size, dtype=torch.int64),
         machine.frozen.embed.new_empty(size, device="cpu"),
@@ -66,33 +66,54 @@ def expand(
             rows.node[done:stop], rows.value[done:stop] = recorded.node, recorded.value.cpu()
             rows.weights[done:stop] = recorded.weights.cpu()
             done = stop
-        arriving = _influence(rows, done, count, weights)
-        batch = list(_next(features, arriving, waiting, min(chunk, size - done)))
+        arriving = _influence(rows, done, layout, weights)
+        best = _most_influential(arriving, waiting, min(chunk, left))
+        waiting[best] = False
+        left -= len(best)
+        batch = list(_rows([row for node in best.tolist() for row in features[node]]))
     return Expanded(*(field[:done] for field in rows))
 
 
-def _influence(rows: Expanded, done: int, count: int, weights: Float[Tensor, "target"]) -> Float[Tensor, "column"]:
-    """What reaches every column through the rows there are; targets are numbered from `count` on."""
+def _rows_of(layout: Layout) -> dict[int, list[tuple[Targets, int]]]:
+    """Which rows belong to each feature: its Targets and the place there; two for a neuron traced in two."""
+    rows = {node: [(each, place)] for each in layout.rows for place, node in enumerate(each.nodes.tolist())}
+    for split in layout.splits:
+        for neuron, gate, up in zip(split.neuron.tolist(), split.gate.tolist(), split.up.tolist(), strict=True):
+            rows[neuron] = rows.pop(gate) + rows.pop(up)
+    return rows
+
+
+def _influence(rows: Expanded, done: int, layout: Layout, weights: Float[Tensor, "target"]) -> Float[Tensor, "column"]:
+    """What reaches every column through the rows there are; targets are numbered from the last column on."""
+    count = len(layout.nodes)
     through = torch.cat([torch.zeros(count, dtype=torch.float64), weights.double()])
+    splits = [split for split in layout.splits if len(split.neuron)]
     for row in rows.node[:done].argsort(descending=True).tolist():
+        while splits and rows.node[row] < splits[-1].neuron[0]:
+            _spread(through, splits.pop())
         size = rows.weights[row].abs().double()
         through[:count] += through[rows.node[row]] / size.sum().clamp_min(1e-300) * size
     return through[:count]
 
 
-def _next(
-    features: dict[int, tuple[Targets, int]],
-    arriving: Float[Tensor, "column"],
-    waiting: Bool[Tensor, "column"],
-    most: int,
-) -> Iterator[Targets]:
-    """The rows to record now: the `most` influential candidates that have none, by the Targets that build them."""
-    open_influence = torch.where(waiting, arriving, 0.0)
-    best = open_influence.topk(min(most, int((open_influence > 0).sum()))).indices
-    waiting[best] = False
+def _spread(through: Float[Tensor, "node"], split: Split) -> None:
+    """Half of a neuron's influence goes to each of its factors."""
+    for factor in (split.gate, split.up):
+        through[factor] += through[split.neuron] / 2
+
+
+def _most_influential(
+    arriving: Float[Tensor, "column"], waiting: Bool[Tensor, "column"], most: int
+) -> Int[Tensor, "feature"]:
+    """The candidates to record now, in causal order; those that no influence reaches are never recorded."""
+    reached = torch.where(waiting, arriving, 0.0)
+    return reached.topk(min(most, int((reached > 0).sum()))).indices.sort().values
+
+
+def _rows(wanted: list[tuple[Targets, int]]) -> Iterator[Targets]:
+    """Rows by the Targets that build them."""
     groups: dict[int, tuple[Targets, list[int]]] = {}
-    for node in best.sort().values.tolist():
-        each, place = features[node]
+    for each, place in wanted:
         groups.setdefault(id(each), (each, []))[1].append(place)
     for each, places in groups.values():
         yield _only(each, torch.tensor(places))
@@ -106,17 +127,24 @@ def _only(targets: Targets, places: Int[Tensor, "row"]) -> Targets:
     )
 
 
-def chosen_of(machine: Machine, candidate: Chosen, layout: Layout, rows: Expanded) -> Chosen:
-    """Positions and slots, per source, of the candidates that have a row."""
+def _has_row(layout: Layout, rows: Expanded) -> Bool[Tensor, "node"]:
+    """Which nodes have a row, or two by their factors."""
     has_row = torch.zeros(len(layout.nodes), dtype=torch.bool)
     has_row[rows.node[rows.node < len(layout.nodes)]] = True
+    for split in layout.splits:
+        has_row[split.neuron] = has_row[split.gate]
+    return has_row
+
+
+def chosen_of(machine: Machine, candidate: Chosen, layout: Layout, rows: Expanded) -> Chosen:
+    """Positions and slots, per source, of the candidates that have a row."""
     features = torch.tensor([node.kind in FEATURES for node in layout.nodes])
-    kept, start = has_row[features], 0
-    owner, place = [], []
+    kept, start = _has_row(layout, rows)[features], 0
+    owner, place = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     for index, (positions, slots) in enumerate(candidate):
         mine = kept[start : start + len(positions)]
         width = machine.sources[index].values.shape[1]
-        place.append((positions * width + slots)[mine.to(positions.device)])
+        place.append((positions * width + slots).cpu()[mine])
         owner.append(torch.full_like(place[-1], index))
         start += len(positions)
     return split_places(machine.sources, torch.cat(owner), torch.cat(place))
@@ -124,22 +152,40 @@ def chosen_of(machine: Machine, candidate: Chosen, layout: Layout, rows: Expande
 
 def refold(machine: Machine, rows: Expanded, old: Layout, new: Layout, targets: int) -> Iterator[Recorded]:
     """The rows in the columns of the final layout: candidates without a row go into the rest leaf where they are first written."""
-    to = _columns(machine, old.nodes, new.nodes)
+    to = _columns(machine, rows, old, new)
     number = torch.cat([to, torch.arange(targets) + len(new.nodes)])
     for part in torch.arange(len(rows.node)).split(LARGEST):
         weights = rows.weights[part]
         folded = weights.new_zeros(len(part), len(new.nodes)).index_add_(1, to, weights)
         yield Recorded(number[rows.node[part]], rows.value[part], folded)
+    for split in new.splits:
+        for part in torch.arange(len(split.neuron)).split(LARGEST):
+            halves = rows.weights.new_zeros(len(part), len(new.nodes))
+            for factor in (split.gate, split.up):
+                halves[torch.arange(len(part)), factor[part]] = split.value[part] / 2
+            yield Recorded(split.neuron[part], split.value[part], halves)
 
 
-def _columns(machine: Machine, old: list[Node], new: list[Node]) -> Int[Tensor, "column"]:
-    written = {source.site: machine.cuts[min(source.writes)].site for source in machine.sources}
-    known = {(node.kind, node.layer, node.site, node.position, node.index): place for place, node in enumerate(new)}
+def _columns(machine: Machine, rows: Expanded, old: Layout, new: Layout) -> Int[Tensor, "column"]:
+    """The new column of every old one. Both layouts have one order, so what stays is matched by that; leaves by their cut."""
+    leaves = {name: place for place, name in enumerate(_leaf_names(machine, new)) if name}
+    written = {source.site: min(source.writes) for source in machine.sources}
+    kinds = (*FEATURES, *FACTORS)
+    stays = {kind: iter([place for place, node in enumerate(new.nodes) if node.kind == kind]) for kind in kinds}
     to = []
-    for node in old:
-        place = known.get((node.kind, node.layer, node.site, node.position, node.index))
-        if place is None:
-            site = written[node.site]
-            place = known["rest", layer_of(site) or 0, site, node.position, -1]
-        to.append(place)
+    for node, name, has_row in zip(old.nodes, _leaf_names(machine, old), _has_row(old, rows).tolist(), strict=True):
+        if has_row:
+            to.append(next(stays[node.kind]))
+        else:
+            to.append(leaves[name or ("rest", written[node.site], node.position)])
     return torch.tensor(to)
+
+
+def _leaf_names(machine: Machine, layout: Layout) -> Iterator[tuple[Any, ...]]:
+    """A name for every leaf, which it has in all layouts: a cut's leaves follow its `first`. () for features."""
+    stations, station = iter(machine.cuts), None
+    for node in layout.nodes:
+        if node.kind == "first":
+            station = next(stations)
+        is_leaf = node.kind not in (*FEATURES, *FACTORS)
+        yield (node.kind, station or node.layer, node.position) if is_leaf else ()

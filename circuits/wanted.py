@@ -27,7 +27,8 @@ READABLE = (Place.STREAM, Place.MIDDLE, *NORMED)
 
 def direction_sites(model: TransformerBridge, targets: Sequence[Any] | None) -> list[str]:
     """Sites whose activations the asked-for directions need."""
-    return [resolve_site(model, target.site) for target in targets or () if isinstance(target, Direction)]
+    given = targets if isinstance(targets, Sequence) else ()
+    return [resolve_site(model, target.site) for target in given if isinstance(target, Direction)]
 
 
 def resolve(model: TransformerBridge, machine: Machine, targets: Sequence[Any] | None) -> list[Target]:
@@ -110,14 +111,16 @@ def _feature(machine: Machine, wish: FeatureAt) -> tuple[Rows, Station, Norm | N
 def _direction(model: TransformerBridge, machine: Machine, wish: Direction) -> tuple[Rows, Station, Norm | None]:
     frozen = machine.frozen
     _, station = locate(model, frozen.blocks, wish.site)
-    vector, x = torch.as_tensor(wish.vector).to(frozen.embed), frozen.at[wish.site]
+    vector, x = torch.as_tensor(wish.vector, dtype=frozen.embed.dtype).to(frozen.embed), frozen.at[wish.site]
     if station.place not in READABLE or vector.shape != x.shape[1:]:
         raise UserError(
             f"expected a direction [{x.shape[1]}] at a site of the residual stream or an MLP's input; got {list(vector.shape)} "
             f"at {wish.site}; choose another site"
         )
     norm = frozen.blocks[station.layer].mlp_norm if station.place in NORMED else None
-    bias = torch.tensor([wish.bias]).to(vector)
+    if norm is not None and wish.site.endswith("hook_normalized"):
+        norm = norm._replace(gain=torch.ones_like(norm.gain), bias=None)
+    bias = vector.new_tensor([wish.bias])
     return Rows(vector[None], bias, (x[wish.position] @ vector)[None] + bias), station, norm
 
 

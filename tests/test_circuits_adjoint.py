@@ -12,7 +12,8 @@ import torch
 from toys import boot, prompt, transcoder
 from unweave.circuits import trace
 from unweave.circuits.frozen import capture
-from unweave.circuits.sources import Latents, Neurons
+from unweave.circuits.machine import build_machine
+from unweave.circuits.parts import parts
 
 NAMES = ("gpt2", "neox", "llama", "qwen3", "gemma2", "gemma3", "phi", "opt")
 
@@ -23,10 +24,12 @@ class HeldModel:
     `mlp_outs` and `embeds` may be replaced by other tensors (with or without gradient).
     """
 
-    def __init__(self, model, frozen, dictionaries=None):
-        self.model, self.frozen, self.dictionaries = model, frozen, dictionaries or {}
-        self.mlp_outs = [block.seen["mlp_out"] for block in frozen.blocks]
-        self.embed, self.pos_embed = frozen.embed, frozen.pos_embed
+    def __init__(self, model, machine, dictionaries=None):
+        self.model, self.frozen, self.dictionaries = model, machine.frozen, dictionaries or {}
+        self.sources = {source.read.layer: source for source in machine.sources}
+        self.cuts = {station.layer: cut for station, cut in machine.cuts.items()}
+        self.mlp_outs = [block.seen["mlp_out"] for block in self.frozen.blocks]
+        self.embed, self.pos_embed = self.frozen.embed, self.frozen.pos_embed
 
     def run(self):
         """(mlp.hook_in of every layer, logits of the last position before the cap)."""
@@ -42,9 +45,8 @@ class HeldModel:
             held, dictionary = self.mlp_outs[layer], self.dictionaries.get(layer)
             if dictionary is None or dictionary.W_skip is None:
                 return held[None]
-            source = Latents(self.frozen.blocks[layer], dictionary)
             moved = mlp_in[layer] - self.frozen.blocks[layer].seen["mlp_in"]
-            return (held + source.live[:, None] * (moved @ source.W_skip.T))[None]
+            return (held + self.sources[layer].live[:, None] * (moved @ dictionary.W_skip.T))[None]
 
         def bind(function, layer):
             return lambda tensor, hook: function(tensor, layer)
@@ -86,11 +88,10 @@ class HeldModel:
         mlp_in, logits = run
         if node.kind == "logit":
             return logits[node.index] - logits.mean()
-        block = self.frozen.blocks[node.layer]
         if node.kind == "latent":
             dictionary = self.dictionaries[node.layer]
             return dictionary.W_enc[node.index] @ mlp_in[node.layer][node.position] + dictionary.b_enc[node.index]
-        rows = Neurons(block).rows(torch.tensor([node.position]), torch.tensor([node.index]))
+        rows = self.sources[node.layer].targets(torch.tensor([node.position]), torch.tensor([node.index]))
         return rows.cotangent[0] @ mlp_in[node.layer][node.position] + rows.constant[0]
 
 
@@ -99,7 +100,8 @@ def setup(name):
     model, tokens = boot(name), prompt()
     dictionaries = {1: transcoder(1, skip=True)}
     graph = trace(model, tokens, list(dictionaries.values()), max_features=40)
-    return graph, HeldModel(model, capture(model, tokens), dictionaries)
+    machine = build_machine(model, tokens, parts(list(dictionaries.values())))
+    return graph, HeldModel(model, machine, dictionaries)
 
 
 def rows_to_check(graph):
@@ -111,15 +113,16 @@ def rows_to_check(graph):
     return list(seen.values())
 
 
-def vector(held, node, source):
+def vector(held, node):
     """The source vector at mlp.hook_out of a feature, first, error node."""
-    if node.is_feature:
-        position = torch.tensor([node.position])
-        slot = torch.tensor([node.index])
-        if node.kind == "latent":
-            slot = (source.indices[node.position] == node.index).nonzero()[0]
-        return source.sources(position, slot)[0]
-    return getattr(source.leaves, node.kind)[node.position]
+    cut = held.cuts[node.layer]
+    if not node.is_feature:
+        return cut.first if node.kind == "first" else cut.error[node.position]
+    source = held.sources[node.layer]
+    slot = torch.tensor([node.index])
+    if node.kind == "latent":
+        slot = (source.indices[node.position] == node.index).nonzero()[0]
+    return source.vectors(source.writes[0], torch.tensor([node.position]), slot)[0]
 
 
 def row(graph, target):
@@ -135,10 +138,6 @@ def test_I3_rows_equal_autograd_leaf_by_leaf(name):
     if held.pos_embed is not None:
         leaves.append(held.pos_embed.clone().requires_grad_())
         held.pos_embed = leaves[-1]
-    sources = [
-        Latents(b, held.dictionaries[i]) if i in held.dictionaries else Neurons(b)
-        for i, b in enumerate(held.frozen.blocks)
-    ]
     run = held.run()
     checked = 0
     for target in rows_to_check(graph):
@@ -151,7 +150,7 @@ def test_I3_rows_equal_autograd_leaf_by_leaf(name):
                 expected = float((grads[-1] * held.frozen.pos_embed)[node.position].sum())
             elif node.kind in ("neuron", "latent", "first", "error"):
                 grad = grads[1 + node.layer]
-                expected = 0.0 if grad is None else float(grad[node.position] @ vector(held, node, sources[node.layer]))
+                expected = 0.0 if grad is None else float(grad[node.position] @ vector(held, node))
             else:
                 continue
             assert weights.get(i, 0.0) == pytest.approx(expected, abs=1e-11), (graph.nodes[target].label, node)
@@ -163,17 +162,13 @@ def test_I3_rows_equal_autograd_leaf_by_leaf(name):
 def test_I4_scaling_an_activation_moves_later_values_by_its_edges(name):
     """With everything held in the real model, a -> c a changes every later target by (c - 1) times the edge, for any c."""
     graph, held = setup(name)
-    sources = [
-        Latents(b, held.dictionaries[i]) if i in held.dictionaries else Neurons(b)
-        for i, b in enumerate(held.frozen.blocks)
-    ]
     targets = rows_to_check(graph)
     before = held.run()
     features = [(i, node) for i, node in enumerate(graph.nodes) if node.is_feature and node.layer < 2]
     for i, node in features[:: max(1, len(features) // 3)]:
         for c in (0.0, -3.0):
             changed = held.mlp_outs[node.layer].clone()
-            changed[node.position] += (c - 1) * vector(held, node, sources[node.layer])
+            changed[node.position] += (c - 1) * vector(held, node)
             true, held.mlp_outs[node.layer] = held.mlp_outs[node.layer], changed
             after = held.run()
             held.mlp_outs[node.layer] = true

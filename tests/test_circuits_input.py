@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from toys import VOCAB, boot, prompt, transcoder
-from unweave.circuits import trace
+from toys import VOCAB, boot, part, prompt, transcoder
+from unweave.circuits import machine, trace
 from unweave.saes import model_info
 from unweave.saes.errors import UserError
 
@@ -68,8 +68,7 @@ def test_no_features_at_position_0(model):
     ("given", "message"),
     [
         ("", "at least one token"),
-        (torch.tensor([5]), "at least 2 tokens"),
-        (torch.zeros(0, dtype=torch.int64), "at least 2 tokens"),
+        (torch.zeros(0, dtype=torch.int64), "at least 1 token"),
         (torch.arange(65), "at most 64 tokens"),
         (torch.tensor([0, VOCAB]), "token ids from 0 to 99"),
         (torch.tensor([0, -1]), "token ids from 0 to 99"),
@@ -80,6 +79,19 @@ def test_no_features_at_position_0(model):
 def test_prompts_that_cannot_be_traced(model, given, message):
     with pytest.raises(UserError, match=message):
         trace(model, given)
+
+
+@pytest.mark.parametrize("options", [{}, {"select": "influence"}, {"neurons": "rows"}, {"neurons": "none"}])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_prompt_of_one_token_is_all_leaves_of_position_0(name, options):
+    given = [transcoder(1, skip=True), part("blocks.0.hook_attn_out"), part("blocks.2.hook_resid_post", seed=1)]
+    for dictionaries in ([], given):
+        graph = trace(boot(name), torch.tensor([5]), dictionaries, **options)
+        assert graph.residual <= 1e-12
+        assert {node.position for node in graph.nodes if node.kind not in ("bias", "rest")} == {0}
+        assert not [node for node in graph.nodes if node.is_feature]
+        reached = {graph.nodes[source].kind for source in graph.edges.source.tolist()}
+        assert reached <= {"token", "position", "bias", "first"} and "first" in reached
 
 
 def test_the_shortest_and_the_longest_prompt(model):
@@ -94,7 +106,9 @@ def test_the_shortest_and_the_longest_prompt(model):
         (["nonsense"], "one token"),
         ([VOCAB], "token id from 0"),
         ([("w5", "w6", "w7")], "pair"),
-        ([], "list of tokens"),
+        ([], "list of targets"),
+        ("w5", "list of targets"),
+        ([True], "token string or id"),
     ],
 )
 def test_targets_that_are_no_tokens(model, targets, message):
@@ -102,9 +116,11 @@ def test_targets_that_are_no_tokens(model, targets, message):
         trace(model, prompt(), targets=targets)
 
 
-def test_max_features_below_1(model):
-    with pytest.raises(UserError, match="max_features"):
-        trace(model, prompt(), max_features=0)
+@pytest.mark.parametrize("name", ["max_features", "memory_mib", "max_edges"])
+@pytest.mark.parametrize("value", [0, -3, True])
+def test_bounds_below_1(model, name, value):
+    with pytest.raises(UserError, match=f"expected {name} of at least 1"):
+        trace(model, prompt(), **{name: value})
 
 
 def test_half_precision_is_refused():
@@ -122,16 +138,41 @@ def with_sites(dictionary, site, site_out):
 @pytest.mark.parametrize(
     ("dictionaries", "message"),
     [
-        (lambda: [transcoder(7)], "MLP transcoder of one of 3 layers"),
-        (lambda: [with_sites(transcoder(1), "blocks.1.hook_resid_post", "blocks.1.hook_resid_post")], "MLP transcoder"),
-        (lambda: [with_sites(transcoder(1), "blocks.1.mlp.hook_in", "blocks.2.mlp.hook_out")], "MLP transcoder"),
-        (lambda: [transcoder(1), transcoder(1, seed=1)], "two for block 1"),
+        (lambda: [transcoder(7)], r"expected a site of this model; got 'blocks\.7"),
+        (
+            lambda: [with_sites(transcoder(1), "blocks.1.mlp.hook_in", "blocks.0.mlp.hook_out")],
+            "or a transcoder from an MLP's input to MLP outputs of its layer or later ones",
+        ),
+        (lambda: [transcoder(1), transcoder(1, seed=1)], "at most one dictionary per layer and site.*of block 1"),
+        (
+            lambda: [part("blocks.1.mlp.hook_out"), part("blocks.1.mlp.hook_out", seed=1)],
+            "at most one dictionary per layer and site",
+        ),
         (lambda: [transcoder(1, metadata={"model": {"name": "other", "fingerprint": "0" * 32}})], "trained on other"),
+        (lambda: [part("blocks.1.attn.hook_z", "blocks.1.mlp.hook_out")], "from an MLP's input"),
+        (lambda: [part("blocks.1.hook_resid_pre", "blocks.1.mlp.hook_out", skip=True)], "W_skip"),
+        (lambda: [part("blocks.0.mlp.hook_in", "blocks.1.mlp.hook_out", skip=True)], "W_skip"),
+        (lambda: [part("blocks.1.mlp.hook_out", skip=True)], "W_skip"),
+        (lambda: "blocks.1", "expected a Dictionary, a Part or a list of them; got str"),
     ],
 )
 def test_dictionaries_that_do_not_fit(model, dictionaries, message):
     with pytest.raises(UserError, match=message):
         trace(model, prompt(), dictionaries())
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_an_mlp_adds_is_taken_apart_once(order):
+    """Of a dictionary that reads it and a transcoder that writes it, behind a post-norm, only one; in either order."""
+    given = [part("blocks.1.hook_mlp_out"), part("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", seed=3)]
+    with pytest.raises(UserError, match="at most one dictionary per layer and site"):
+        trace(boot("gemma2"), prompt(), given[::order])
+
+
+def test_an_sae_below_what_a_transcoder_writes_still_has_rows():
+    """Behind a post-norm the two stand at different stations; the SAE's rows end at the MLP's whole output."""
+    given = [part("blocks.1.mlp.hook_out"), part("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out", seed=3)]
+    assert trace(boot("gemma2"), prompt(), given).residual <= 1e-12
 
 
 def test_a_dictionary_of_this_model_is_accepted_and_named(model):
@@ -140,20 +181,22 @@ def test_a_dictionary_of_this_model_is_accepted_and_named(model):
     assert graph.metadata["dictionaries"][0] | {"folder": None} == {
         "site": "blocks.1.mlp.hook_in",
         "site_out": "blocks.1.mlp.hook_out",
+        "sites_out": ["blocks.1.mlp.hook_out"],
         "fingerprint": mine.fingerprint,
         "folder": None,
     }
 
 
 def test_an_mlp_that_is_no_sum_of_neurons_needs_a_transcoder(model, monkeypatch):
-    from unweave.circuits import sources
-
-    monkeypatch.setattr(sources, "_is_sum_of_neurons", lambda block: False)
+    monkeypatch.setattr(machine, "is_sum_of_neurons", lambda block: False)
     with pytest.raises(UserError, match=r"block 0.*give a transcoder"):
         trace(model, prompt(), [transcoder(1)])
     graph = trace(model, prompt(), [transcoder(layer) for layer in range(3)], max_features=20)
     assert graph.residual <= 1e-12
     assert not len(graph.of_kind("neuron"))
+    whole = trace(model, prompt(), neurons="none")
+    assert whole.residual <= 1e-12
+    assert {node.layer for node in whole.nodes if node.kind == "error"} == {0, 1, 2}
 
 
 def test_nan_in_the_activations():

@@ -1,15 +1,28 @@
 """I1, I2: every row of a graph sums to its target's value in the unmodified forward pass, on ten architectures."""
 
+from functools import cache
+from itertools import pairwise
+
 import pytest
 import torch
-from toys import ARCHITECTURES, boot, prompt, transcoder
-from unweave.circuits import trace
+from toys import ARCHITECTURES, boot, clt, part, prompt, transcoder
+from unweave.circuits import machine as machine_module
+from unweave.circuits import record, trace
 from unweave.circuits.check import closure_errors, leaf_errors
 from unweave.circuits.frozen import capture
+from unweave.circuits.machine import build_machine
+from unweave.circuits.parts import parts
 from unweave.circuits.sources import Latents, Neurons
+from unweave.circuits.stations import Place, Station
 from unweave.saes.errors import UserError
 
+MLP_1 = Station(1, Place.MLP)
 FEATURES = 40
+
+
+@cache
+def float32(name):
+    return boot(name, dtype=torch.float32)
 
 
 def leaf_total(graph):
@@ -38,23 +51,34 @@ def test_I2_row_sums_equal_values_with_transcoders(name):
 
 @pytest.mark.parametrize("keep", ["positions", "norms"])
 def test_excluded_positions_carry_the_whole_output_as_error(keep):
-    block = capture(boot("gpt2"), prompt()).blocks[1]
-    norms = block.seen["mlp_in"].norm(dim=1)
+    model = boot("gpt2")
+    seen = capture(model, prompt()).blocks[1].seen
+    norms = seen["mlp_in"].norm(dim=1)
     limit = float(norms[1:].median())
     rule = {"positions": {"drop_positions": 3}, "norms": {"max_norm": {"blocks.1.mlp.hook_in": limit}}}[keep]
     kept = torch.arange(6) >= 3 if keep == "positions" else (norms <= limit) & (torch.arange(6) > 0)
-    source = Latents(block, transcoder(1, skip=True, keep=rule))
+    machine = build_machine(model, prompt(), parts([transcoder(1, skip=True, keep=rule)]))
+    cut = machine.cuts[MLP_1]
+    (source,) = (machine.sources[index] for index in cut.writers)
     out = ~kept & (torch.arange(6) > 0)
     assert out.any()
-    torch.testing.assert_close(source.leaves.error[out], block.seen["mlp_out"][out], rtol=0, atol=0)
+    torch.testing.assert_close(cut.error[out], seen["mlp_out"][out], rtol=0, atol=0)
+    torch.testing.assert_close(cut.first, seen["mlp_out"][0], rtol=0, atol=0)
     assert (source.values[~kept] == 0).all()
     assert (source.values[kept] > 0).any(1).all()
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])
-def test_I2_in_float32(name):
-    dictionaries = [transcoder(1, skip=True, dtype=torch.float32)]
-    assert trace(boot(name, dtype=torch.float32), prompt(), dictionaries, max_features=FEATURES).residual <= 1e-5
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("case", ["neurons", "transcoder", "everything"])
+def test_I2_in_float32(name, case):
+    given = {
+        "neurons": list,
+        "transcoder": lambda: [transcoder(1, skip=True, dtype=torch.float32)],
+        "everything": lambda: [part("blocks.0.hook_attn_out"), *clt(), part("blocks.1.hook_resid_post", seed=4)],
+    }[case]()
+    graph = trace(float32(name), prompt(), given, max_features=FEATURES)
+    assert graph.edges.weight.dtype == graph.row_values.dtype == torch.float32
+    assert graph.residual <= 1e-5
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -64,18 +88,35 @@ def test_total_attribution_is_conserved(name):
     assert leaf_total(graph) == pytest.approx(weighted_value(graph), abs=1e-10)
 
 
-@pytest.mark.parametrize("dictionaries", [[], [transcoder(0, skip=True), transcoder(1), transcoder(2)]])
-def test_I1_sources_and_leaves_reproduce_the_mlp_output(dictionaries):
-    frozen = capture(boot("gpt2"), prompt())
-    for layer, block in enumerate(frozen.blocks):
-        source = Latents(block, dictionaries[layer]) if dictionaries else Neurons(block)
-        total = source.write(source.values) + source.leaves.first + source.leaves.constant
-        if source.leaves.error is not None:
-            total = total + source.leaves.error
-        if isinstance(source, Latents) and source.W_skip is not None:
-            linear = block.mlp_norm.linear(block.seen["resid_pre"] + block.seen["attn_out"])
-            total = total + source.live[:, None] * (linear @ source.W_skip.T)
-        torch.testing.assert_close(total, block.seen["mlp_out"], rtol=0, atol=1e-12)
+CUTS = {
+    "neurons": list,
+    "transcoders": lambda: [transcoder(0, skip=True), transcoder(1), transcoder(2)],
+    "cross-layer": clt,
+    "SAEs": lambda: [part("blocks.0.attn.hook_z"), part("blocks.1.mlp.hook_out"), part("blocks.1.hook_resid_post")],
+}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+@pytest.mark.parametrize("case", CUTS)
+def test_I1_sources_and_leaves_reproduce_what_stands_at_every_cut(case, name):
+    machine = build_machine(boot(name), prompt(), parts(CUTS[case]()))
+    for station, cut in machine.cuts.items():
+        block = machine.frozen.blocks[min(station.layer, 2)]
+        is_mlp = station.place in (Place.MLP, Place.MLP_OUT)
+        seen = block.seen["mlp_out"] if is_mlp else machine.frozen.at[cut.site]
+        total = cut.constant.clone()
+        total[0] += cut.first
+        for index in cut.writers:
+            source = machine.sources[index]
+            total = total + source.write(station, source.values)
+            if isinstance(source, Latents) and source.W_skip is not None:
+                linear = block.mlp_norm.linear(block.seen["resid_pre"] + block.seen["attn_out"])
+                total = total + source.live[:, None] * (linear @ source.W_skip.T)
+        if cut.error is not None:
+            total = total + cut.error
+        torch.testing.assert_close(total, seen, rtol=0, atol=1e-12)
+    written = {station for source in machine.sources for station in source.writes}
+    assert written <= machine.cuts.keys()
 
 
 def test_I1_targets_have_the_values_of_the_forward_pass():
@@ -95,40 +136,85 @@ def test_I1_targets_have_the_values_of_the_forward_pass():
 
 def test_a_corrupted_source_makes_the_residual_jump(monkeypatch):
     """No leaf is a balance: one feature vector 1 % too long, and the rows no longer sum."""
-    true = Neurons.sources
+    true = Neurons.vectors
 
-    def wrong(self, positions, slots):
-        vectors = true(self, positions, slots)
-        vectors[0] *= 1.01
+    def wrong(self, station, positions, slots):
+        vectors = true(self, station, positions, slots)
+        vectors[:1] *= 1.01
         return vectors
 
     model = boot("llama")
     assert trace(model, prompt(), max_features=FEATURES).residual <= 1e-12
-    monkeypatch.setattr(Neurons, "sources", wrong)
+    monkeypatch.setattr(Neurons, "vectors", wrong)
     assert trace(model, prompt(), max_features=FEATURES).residual > 1e-5
 
 
 @pytest.mark.parametrize("leaf", ["first", "error", "constant"])
 def test_a_corrupted_leaf_makes_the_residual_jump(monkeypatch, leaf):
-    true = Latents.__init__
+    true = machine_module._cut
 
-    def wrong(self, block, dictionary):
-        true(self, block, dictionary)
-        self.leaves = self.leaves._replace(**{leaf: getattr(self.leaves, leaf) * 1.01})
+    def wrong(frozen, sources, station, writers, site):
+        cut = true(frozen, sources, station, writers, site)
+        return cut._replace(**{leaf: getattr(cut, leaf) * 1.01}) if station == Station(0, Place.MLP) else cut
 
-    monkeypatch.setattr(Latents, "__init__", wrong)
+    monkeypatch.setattr(machine_module, "_cut", wrong)
     assert trace(boot("gpt2"), prompt(), [transcoder(0)], max_features=FEATURES).residual > 1e-5
 
 
-def test_small_batches_record_the_same_rows(monkeypatch):
+@pytest.mark.parametrize("name", ["neox", "gemma2"])
+def test_small_batches_record_the_same_rows(monkeypatch, name):
     """The result does not depend on how the recording pass is cut: batches of one row against one batch."""
-    model, dictionaries = boot("neox"), [transcoder(1, skip=True)]
+    model, dictionaries = boot(name), [transcoder(1, skip=True), part("blocks.0.hook_attn_out")]
     whole = trace(model, prompt(), dictionaries, max_features=FEATURES)
-    parts = trace(model, prompt(), dictionaries, max_features=FEATURES, memory_mib=0)
-    assert parts.nodes == whole.nodes
-    assert torch.equal(parts.edges.target, whole.edges.target)
-    assert torch.equal(parts.edges.source, whole.edges.source)
-    torch.testing.assert_close(parts.edges.weight, whole.edges.weight, rtol=1e-10, atol=1e-14)
+    true, counts = record._batches, []
+
+    def single(*arguments):
+        for rows in true(*arguments):
+            counts.append(len(rows))
+            yield from rows.split(1)
+
+    monkeypatch.setattr(record, "_batches", single)
+    cut = trace(model, prompt(), dictionaries, max_features=FEATURES)
+    assert counts == [int((~whole.row_values.isnan()).sum())]
+    assert cut.nodes == whole.nodes
+    assert torch.equal(cut.edges.target, whole.edges.target)
+    assert torch.equal(cut.edges.source, whole.edges.source)
+    torch.testing.assert_close(cut.edges.weight, whole.edges.weight, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("memory_mib", [1, 3, 64])
+def test_batches_fit_the_memory_that_was_given(memory_mib):
+    """Every row once; neighbouring positions together; cotangents, a block's temporaries and dense rows below the bound."""
+    machine = build_machine(boot("llama"), prompt(32), [])
+    tokens = torch.randint(1, 32, (3000,), generator=torch.Generator().manual_seed(0))
+    columns = record.Columns(0, None, 32, {}, 2000)
+    wanted = record._Wanted(torch.zeros(3000, dtype=torch.int64), torch.arange(3000), tokens)
+    batches = list(record._batches(machine, columns, wanted, memory_mib))
+    assert torch.equal(torch.cat(batches).sort().values, torch.arange(3000))
+    sizes = []
+    for rows in batches:
+        longest = int(tokens[rows].max()) + 1
+        sizes.append(len(rows) * (longest * 4 * 64 * 8 + 2000 * 8))
+        assert (rows.diff() > 0).all()
+    assert max(sizes) <= memory_mib * 2**20
+    assert len(batches) > 1 or sum(sizes) > memory_mib * 2**20 / 3
+    edges = [(int(tokens[rows].min()), int(tokens[rows].max())) for rows in batches]
+    assert all(before[1] <= after[0] for before, after in pairwise(edges))
+
+
+def test_less_memory_means_smaller_batches(monkeypatch):
+    sizes, true = [], record.Record.__init__
+
+    def noting(self, machine, columns, entering, rows, tokens):
+        sizes.append(rows)
+        true(self, machine, columns, entering, rows, tokens)
+
+    monkeypatch.setattr(record.Record, "__init__", noting)
+    graph = trace(boot("llama"), prompt(20), max_features=2000, memory_mib=2)
+    assert sum(sizes) == int((~graph.row_values.isnan()).sum())
+    assert len(sizes) > 20
+    assert max(sizes) * len(graph) * 8 <= 2 * 2**20
+    assert graph.residual <= 1e-12
 
 
 def test_every_active_source_can_be_a_node():
