@@ -90,12 +90,12 @@ def lay_out(machine: Machine, totals: Totals, chosen: Chosen, strings: list[str]
     leaves = {station: _add_leaves(nodes, machine, station, totals, chosen) for station in machine.cuts}
     rows, splits, first = [], [], {}
     for index, source in enumerate(machine.sources):
-        split = isinstance(source, Neurons) and source.rule == "rows" and source.is_gated
-        if isinstance(source, Neurons) and split:
-            splits.append(_add_factors(nodes, rows, source, chosen[index]))
+        is_split = isinstance(source, Neurons) and source.is_split
+        if isinstance(source, Neurons) and is_split:
+            splits.append(_add_factors(nodes, rows, source, chosen[index], totals.sources[index]))
         first[index] = len(nodes)
         _add_features(nodes, source, totals.sources[index], chosen[index])
-        if not split:
+        if not is_split:
             rows.append(_feature_rows(source, chosen[index], first[index]))
     cuts = {
         station: _meetings(machine, station, chosen, first, leaves[station], bias + block_of(machine, station))
@@ -186,20 +186,22 @@ def _feature_rows(source: Source, chosen: tuple[Tensor, Tensor], first: int, fac
     return Targets(source.read, source.norm, positions.cpu(), build, nodes)
 
 
-def _add_factors(nodes: list[Node], rows: list[Targets], source: Neurons, chosen: tuple[Tensor, Tensor]) -> Split:
+def _add_factors(
+    nodes: list[Node], rows: list[Targets], source: Neurons, chosen: tuple[Tensor, Tensor], total: Tensor | None
+) -> Split:
     """Nodes and rows of the gate pre-activations and up projections of chosen neurons, which stand right after them."""
     positions, slots = chosen
+    halves = [0.0] * len(positions) if total is None else (total[positions, slots] / 2).tolist()
     starts = []
     factors: tuple[tuple[Factor, Tensor | None], ...] = (("gate", source.pre), ("up", source.up))
     for kind, values in factors:
         assert values is not None
         starts.append(len(nodes))
         rows.append(_feature_rows(source, chosen, len(nodes), kind))
-        for place, slot, value in zip(
-            positions.tolist(), slots.tolist(), values[positions, slots].tolist(), strict=True
-        ):
+        known = (positions.tolist(), slots.tolist(), values[positions, slots].tolist(), halves)
+        for place, slot, value, half in zip(*known, strict=True):
             label = f"{source.label} {slot} {kind}"
-            nodes.append(Node(kind, source.read.layer, place, slot, value, label, site=source.site))
+            nodes.append(Node(kind, source.read.layer, place, slot, value, label, half, site=source.site))
     count = torch.arange(len(positions))
     value = source.values[positions, slots].cpu()
     return Split(len(nodes) + count, starts[0] + count, starts[1] + count, value)

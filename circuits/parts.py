@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,12 +107,14 @@ class Part:
         """How many latents it has."""
         return len(self.W_enc)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Names the weights; the dictionary's own where it was made of one."""
+        """Names the weights and sites; the dictionary's own where it was made of one."""
         if self.known_fingerprint:
             return self.known_fingerprint
-        digest = hashlib.blake2b(f"{self.read} {self.rule.kind} {self.rule.k}".encode(), digest_size=16)
+        digest = hashlib.blake2b(
+            f"{self.read} {list(self.W_dec)} {self.rule.kind} {self.rule.k}".encode(), digest_size=16
+        )
         skip = [] if self.W_skip is None else [self.W_skip]
         threshold = [] if self.rule.threshold is None else [self.rule.threshold]
         for tensor in (self.W_enc, self.b_enc, *self.W_dec.values(), *self.b_dec.values(), *skip, *threshold):
@@ -126,8 +129,12 @@ class Part:
         return Codes(*(torch.cat(column) for column in zip(*padded, strict=True)))
 
     def _encode(self, x: Float[Tensor, "token d_in"]) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
-        W_enc = self.W_enc.to(x)
-        active = self.rule(torch.addmm(self.b_enc.to(x), x, W_enc.T))
+        pre = torch.addmm(self.b_enc.to(x), x, self.W_enc.to(x).T)
+        if self.rule.kind == "topk":
+            best = pre.topk(min(self.rule.k, self.latents), dim=1)
+            width = max(1, int((best.values > 0).sum(1).max()))  # largest first, so that what is 0 stands last
+            return best.values[:, :width].relu(), best.indices[:, :width]
+        active = self.rule(pre)
         width = max(1, int((active != 0).sum(1).max()))
         best = active.abs().topk(width, dim=1).indices
         return active.gather(1, best), best

@@ -24,14 +24,16 @@ from .record import Recorded, Targets, record_rows
 from .sweep import Totals
 
 CANDIDATES = 16384
-CHUNKS, LARGEST = 16, 512  # how often influence is ranked anew, and the most rows between two rankings
+CHUNKS, LARGEST, FOLDED = 8, 2048, 512  # how often influence is ranked anew, and the most rows between two rankings
 
 
 class Expanded(NamedTuple):
-    """Rows over all candidates, in the order in which they were recorded."""
+    """Rows over all candidates, in the order in which they were recorded; `stage` numbers the stations, targets highest."""
 
     node: Int[Tensor, "row"]
+    stage: Int[Tensor, "row"]
     value: Float[Tensor, "row"]
+    mass: Float[Tensor, "row"]
     weights: Float[Tensor, "row column"]
 
 
@@ -52,11 +54,10 @@ def expand(
     features = _rows_of(layout)
     count, left = len(layout.nodes), min(max_features, len(features))
     size = left * max(map(len, features.values()), default=1) + len(weights)
-    rows = Expanded(
-        torch.empty(size, dtype=torch.int64),
-        machine.frozen.embed.new_empty(size, device="cpu"),
-        machine.frozen.embed.new_empty(size, count, device="cpu"),
-    )
+    node, stage = torch.empty(2, size, dtype=torch.int64)
+    value, mass = machine.frozen.embed.new_empty(2, size, device="cpu")
+    rows = Expanded(node, stage, value, mass, machine.frozen.embed.new_empty(size, count, device="cpu"))
+    stages = _stages(layout)
     done, waiting = 0, torch.zeros(count, dtype=torch.bool)
     waiting[list(features)] = True
     batch, chunk = targets, min(LARGEST, max_features // CHUNKS + 1)
@@ -64,9 +65,13 @@ def expand(
         for recorded in record_rows(machine, layout.columns, batch, memory_mib):
             stop = done + len(recorded.node)
             rows.node[done:stop], rows.value[done:stop] = recorded.node, recorded.value.cpu()
-            rows.weights[done:stop] = recorded.weights.cpu()
+            rows.weights[done:stop], rows.stage[done:stop] = (
+                recorded.weights.cpu(),
+                stages[recorded.node.clamp_max(count)],
+            )
+            rows.mass[done:stop] = rows.weights[done:stop].abs().sum(1)
             done = stop
-        arriving = _influence(rows, done, layout, weights)
+        arriving = _influence(Expanded(*(field[:done] for field in rows)), layout, stages, weights)
         best = _most_influential(arriving, waiting, min(chunk, left))
         waiting[best] = False
         left -= len(best)
@@ -83,16 +88,34 @@ def _rows_of(layout: Layout) -> dict[int, list[tuple[Targets, int]]]:
     return rows
 
 
-def _influence(rows: Expanded, done: int, layout: Layout, weights: Float[Tensor, "target"]) -> Float[Tensor, "column"]:
-    """What reaches every column through the rows there are; targets are numbered from the last column on."""
+def _stages(layout: Layout) -> Int[Tensor, "node"]:
+    """The number of the station at which each node is read, from 1; 0 for leaves, and the last entry, highest, for all targets."""
+    order = {station: place for place, station in enumerate(sorted({each.station for each in layout.rows}), start=1)}
+    stages = torch.zeros(len(layout.nodes) + 1, dtype=torch.int64)
+    for each in layout.rows:
+        stages[each.nodes] = order[each.station]
+    stages[-1] = len(order) + 1
+    return stages
+
+
+def _influence(
+    rows: Expanded, layout: Layout, stages: Int[Tensor, "node"], weights: Float[Tensor, "target"]
+) -> Float[Tensor, "column"]:
+    """What reaches every column through the rows there are; targets are numbered from the last column on.
+
+    Rows read at one station have no edges among themselves, so each run of them is one product.
+    """
     count = len(layout.nodes)
     through = torch.cat([torch.zeros(count, dtype=torch.float64), weights.double()])
-    splits = [split for split in layout.splits if len(split.neuron)]
-    for row in rows.node[:done].argsort(descending=True).tolist():
-        while splits and rows.node[row] < splits[-1].neuron[0]:
-            _spread(through, splits.pop())
-        size = rows.weights[row].abs().double()
-        through[:count] += through[rows.node[row]] / size.sum().clamp_min(1e-300) * size
+    splits = {int(stages[split.gate[0]]): split for split in layout.splits if len(split.neuron)}
+    kinds, counts = rows.stage.unique_consecutive(return_counts=True)
+    stops = counts.cumsum(0)
+    runs = zip(kinds.tolist(), (stops - counts).tolist(), stops.tolist(), strict=True)
+    for stage, start, stop in sorted(runs, reverse=True):
+        if stage in splits:
+            _spread(through, splits.pop(stage))
+        passing = through[rows.node[start:stop]] / rows.mass[start:stop].double().clamp_min(1e-300)
+        through[:count] += passing.to(rows.weights) @ rows.weights[start:stop].abs()
     return through[:count]
 
 
@@ -154,12 +177,12 @@ def refold(machine: Machine, rows: Expanded, old: Layout, new: Layout, targets: 
     """The rows in the columns of the final layout: candidates without a row go into the rest leaf where they are first written."""
     to = _columns(machine, rows, old, new)
     number = torch.cat([to, torch.arange(targets) + len(new.nodes)])
-    for part in torch.arange(len(rows.node)).split(LARGEST):
+    for part in torch.arange(len(rows.node)).split(FOLDED):
         weights = rows.weights[part]
         folded = weights.new_zeros(len(part), len(new.nodes)).index_add_(1, to, weights)
         yield Recorded(number[rows.node[part]], rows.value[part], folded)
     for split in new.splits:
-        for part in torch.arange(len(split.neuron)).split(LARGEST):
+        for part in torch.arange(len(split.neuron)).split(FOLDED):
             halves = rows.weights.new_zeros(len(part), len(new.nodes))
             for factor in (split.gate, split.up):
                 halves[torch.arange(len(part)), factor[part]] = split.value[part] / 2

@@ -73,6 +73,11 @@ class Neurons:
         return self.W_gate is not None and self.up is not None
 
     @property
+    def is_split(self) -> bool:
+        """True when a neuron's gate and up projection have rows of their own."""
+        return self.rule == "rows" and self.is_gated
+
+    @property
     def label(self) -> str:
         """What nodes are called, before their index."""
         return f"L{self.read.layer} neuron"

@@ -36,7 +36,7 @@ from .partial import Partial, remembering
 from .parts import Part, parts
 from .record import Targets, record_rows
 from .select import candidates, chosen_of, expand, refold
-from .sources import NeuronRule
+from .sources import NeuronRule, Neurons
 from .sweep import Totals
 from .targets import Target
 from .wanted import direction_sites, resolve, seeds, target_nodes
@@ -53,7 +53,7 @@ class Settings:
     neurons: NeuronRule = "half"
     select: Literal["attribution", "influence"] = "attribution"
     centred: bool = True
-    memory_mib: int = 256
+    memory_mib: int = 64
     max_edges: int = 2**25
 
 
@@ -67,7 +67,7 @@ def trace(
     neurons: NeuronRule = "half",
     select: Literal["attribution", "influence"] = "attribution",
     centred: bool = True,
-    memory_mib: int = 256,
+    memory_mib: int = 64,
     max_edges: int = 2**25,
     partial: str | Path | None = None,
 ) -> Graph:
@@ -78,8 +78,8 @@ def trace(
     neuron is a target (sources.py), or `none` to leave such MLPs whole, as error leaves. `targets`: see targets.py;
     default the likeliest next tokens. `memory_mib` bounds the working memory of the recording pass; the result has at
     most about `max_edges` edges. `partial` names a folder in which finished rows are kept until all are there: after an
-    interruption the same call goes on. Edges carry the model's dtype: float64 models close to 1e-10 or
-    better, float32 models to about 1e-6. Raises UserError for what cannot be traced, or when memory runs out.
+    interruption the same call goes on (not with `select="influence"`, which starts again). Edges carry the model's dtype:
+    float64 models close to 1e-10 or better, float32 models to about 1e-6. Raises UserError for what cannot be traced, or when memory runs out.
     """
     settings = Settings(
         max_features=max_features,
@@ -97,11 +97,8 @@ def trace(
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "alloc" not in str(error) and "out of memory" not in str(error):
             raise
-        kept = (
-            f"rows finished so far are kept in {partial}; "
-            if partial
-            else "give partial=FOLDER to keep finished rows; "
-        )
+        is_kept = partial and select == "attribution"
+        kept = f"rows finished so far are kept in {partial}; " if is_kept else ""
         raise UserError(
             f"expected enough memory to trace {len(tokens)} tokens with {max_features} features; it ran out ({error}); {kept}"
             f"lower memory_mib (now {memory_mib}), max_edges (now {max_edges}) or max_features"
@@ -140,9 +137,15 @@ def _trace(
     targets_rows = [row for _, row in rows]
     if settings.select == "influence":
         nodes, pieces = _by_influence(machine, totals, strings, wanted, targets_rows, settings)
-    else:
-        with remembering(partial, metadata) as memory:
-            nodes, pieces = _by_attribution(machine, totals, strings, wanted, targets_rows, settings, memory)
+        return _graph(machine, nodes, pieces, wanted, metadata)
+    with remembering(partial, metadata) as memory:
+        nodes, pieces = _by_attribution(machine, totals, strings, wanted, targets_rows, settings, memory)
+        return _graph(machine, nodes, pieces, wanted, metadata)
+
+
+def _graph(
+    machine: Machine, nodes: list[Node], pieces: list[Piece], wanted: list[Target], metadata: dict[str, Any]
+) -> Graph:
     edges, values = assemble(pieces, len(nodes) + len(wanted))
     return Graph([*nodes, *target_nodes(machine, wanted, values[len(nodes) :].tolist())], edges, values, metadata)
 
@@ -178,7 +181,7 @@ def _by_influence(
     """Nodes by influence, with the rows that found them."""
     candidate = candidates(totals, machine, settings.max_features)
     wide = lay_out(machine, totals, candidate, strings)
-    weights = torch.tensor([target.weight for target in wanted])
+    weights = torch.tensor([target.weight for target in wanted], dtype=torch.float64)
     rows = expand(machine, wide, _numbered(targets, wide), weights, settings.max_features, settings.memory_mib)
     chosen = chosen_of(machine, candidate, wide, rows)
     layout, most, rest = _bounded_layout(machine, totals, chosen, strings, len(wanted), settings)
@@ -195,7 +198,12 @@ def _bounded_layout(
     machine: Machine, totals: Totals, chosen: Chosen, strings: list[str], targets: int, settings: Settings
 ) -> tuple[Layout, int | None, int]:
     """The layout, how many entries a row may keep (None: all), and the first of the two leaves for the others."""
-    rows = sum(len(positions) for positions, _ in chosen) + targets
+    factors = sum(
+        2 * len(positions)
+        for (positions, _), source in zip(chosen, machine.sources, strict=True)
+        if isinstance(source, Neurons) and source.is_split
+    )
+    rows = sum(len(positions) for positions, _ in chosen) + targets + factors
     leaves = (2 * len(machine.cuts) + 2) * len(machine.frozen.tokens)
     if rows * (rows + 2 * leaves) // 2 <= settings.max_edges:
         return lay_out(machine, totals, chosen, strings), None, -1

@@ -59,6 +59,7 @@ class Dictionary(nn.Module):
         super().__init__()
         self.config, self.metadata = config, metadata or {}
         self.folder: Path | None = None
+        self._hashed: tuple[list[tuple[int, int]], str] | None = None
         d_in, d_out = tensors["W_enc"].shape[-1], tensors["W_dec"].shape[-1]
         shapes = {
             "W_enc": (config.latents, d_in),
@@ -100,11 +101,15 @@ class Dictionary(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Names the weights: a hash over their float32 bytes and the config."""
-        digest = hashlib.blake2b(repr(self.config).encode(), digest_size=16)
-        for _, tensor in sorted(self.named_parameters()):
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        """Names the weights: a hash over their float32 bytes and the config; kept until a weight is written to."""
+        tensors = [tensor for _, tensor in sorted(self.named_parameters())]
+        state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if self._hashed is None or self._hashed[0] != state:
+            digest = hashlib.blake2b(repr(self.config).encode(), digest_size=16)
+            for tensor in tensors:
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+            self._hashed = state, digest.hexdigest()
+        return self._hashed[1]
 
     @property
     def keep_rule(self) -> KeepRule:

@@ -1,7 +1,8 @@
 """`unweave bench circuits`: trace models whose circuits are known, and say how near the truth each number came.
 
-Minutes on two CPU cores; no downloads. Suites and their truths: circuits/worlds.py. The table of the run goes to standard error as
-it grows, the numbers are returned (and printed by `--json`). A number that misses its target is a defect of the tracer, and counted in `missed`.
+About a minute on two CPU cores; no downloads. Suites and their truths: circuits/worlds.py. The table goes to standard error as it
+grows, the numbers are returned (and printed by `--json`). A number that misses its target is a defect of the tracer, and
+counted in `missed`.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def trace(
     neurons: Literal["half", "gate", "rows", "none"] = "half",
     select: Literal["attribution", "influence"] = "attribution",
     centred: bool = True,
-    memory_mib: int = 256,
+    memory_mib: int = 64,
     device: str | None = None,
 ) -> Result:
     """Trace why a prompt gives its next token (prompt → Graph). An interrupted trace goes on when the command is repeated.
