@@ -47,3 +47,23 @@ def test_files_round_trip(graph, tmp_path):
     assert back.nodes == graph.nodes
     assert torch.equal(back.edges.weight, graph.edges.weight)
     assert back.residual == graph.residual
+
+
+@pytest.mark.parametrize(
+    "prompt, targets",
+    [
+        ("The capital of France is", None),
+        ("The keys to the cabinet", [(" are", " is")]),
+        ("When Mary and John went to the store, John gave a drink to", [(" Mary", " John")]),
+        ("Grace Park met Linda Brown. Later that day Grace", [(" Park", " Brown")]),
+    ],
+)
+def test_the_strongest_paths_survive_ablation_better_than_random_circuits_of_the_same_size(smollm2, prompt, targets):
+    """Recall, agreement, and two kinds of copying: what the graph names moves the targets more than any matched control."""
+    graph = trace(smollm2, prompt, targets=targets, max_features=1024)
+    report = validate(graph, smollm2, edges=32, curve=False)
+    assert graph.residual <= 1e-5
+    assert report.path_measured < min(report.path_control_measured) - 1
+    assert report.top_measured < min(report.control_measured) - 2
+    assert report.interval[0] > 0.3
+    assert report.frozen < 1e-4
