@@ -94,9 +94,10 @@ def leaf_errors(model: TransformerBridge, frozen: FrozenPass) -> dict[str, float
     measured = _frozen_logit(model, frozen, sites, noise, position, top)
     errors = {}
     for row, (part, site) in enumerate(pushes.items()):
-        g = _cotangent(frozen, site, top)[position]
-        difference = (measured[row + 1] - measured[0] - g @ noise[row]).abs()
-        errors[part] = float(difference / (g.norm() * noise[row].norm()).clamp_min(1e-30))
+        g = _cotangent(frozen, site, top)
+        difference = (measured[row + 1] - measured[0] - g[position] @ noise[row]).abs()
+        # Beside the largest cotangent of any position: the logit need not read this one at all.
+        errors[part] = float(difference / (g.norm(dim=1).max() * noise[row].norm()).clamp_min(1e-30))
     return errors
 
 

@@ -162,7 +162,16 @@ def transcoder(
     return Dictionary(config, tensors, (metadata or {}) | {"keep": keep or {}})
 
 
-def part(read: str, *writes: str, latents: int = 60, width: int = WIDTH, rule=None, skip: bool = False, seed: int = 0, **known):
+def part(
+    read: str,
+    *writes: str,
+    latents: int = 60,
+    width: int = WIDTH,
+    rule=None,
+    skip: bool = False,
+    seed: int = 0,
+    **known,
+):
     """A random Part in float64: an SAE without `writes`, else a (cross-layer) transcoder; every tensor is random."""
     from unweave.circuits.parts import Part, Rule
 

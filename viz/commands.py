@@ -254,6 +254,19 @@ def demo(out: Path = Path("demo"), tokens: int = 80_000, seed: int = 0, device: 
     return run_demo(out, tokens, seed, device)
 
 
+def bench(what: Text, suites: tuple[str, ...] = (), seed: int = 0) -> Result:
+    """Trace models whose circuits are known, and tell how near the truth each number came.
+
+    Args:
+        what: circuits, the only bench of this version.
+        suites: Suites to run; left out: all.
+        seed: Seed of models, prompts and noise.
+    """
+    from .bench import bench as run_bench
+
+    return run_bench(what, suites, seed)
+
+
 def doctor() -> Result:
     """Tell versions, devices, which kernels run on each and why; exit code 1 if something will not work."""
     from .doctor import examine
@@ -280,6 +293,7 @@ COMMANDS = {
     "validate": validate,
     "convert": convert,
     "show": show,
+    "bench": bench,
     "demo": demo,
     "doctor": doctor,
 }
