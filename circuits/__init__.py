@@ -12,32 +12,32 @@
 * `eap` and `acdc` are the baselines; `open_graph`, `open_dictionaries`, `save_transcoders` speak others' formats.
 """
 
-from .acdc import acdc
-from .compare import consensus, difference, merge
-from .eap import eap
-from .edits import Edit, supernode
-from .exchange import open_graph
-from .faithful import Faithfulness, faithfulness
-from .generate import Generated, generate
+from .attention.heads import HeadShare, HeadSplit, attach_heads, split_heads
+from .attention.qk import QKTable, qk_table, split_score
+from .attention.reads import HeadReads, head_reads, induction_pairs, previous_pairs
+from .exchange.files import open_graph
+from .exchange.transcoders import load_transcoders, open_dictionaries
+from .exchange.transcoders_write import save_transcoders
+from .experiment.edits import Edit, supernode
+from .experiment.faithful import Faithfulness, faithfulness
+from .experiment.generate import Generated, generate
+from .experiment.interventions import Intervened, ablate, intervene, steer
+from .experiment.statistics import Agreement
+from .experiment.validate import validate
+from .experiment.validation import Pairs, Reselection, Validation
 from .graph import Edges, Graph, Node
-from .grouping import quality
-from .heads import HeadShare, HeadSplit, attach_heads, split_heads
-from .interventions import Intervened, ablate, intervene, steer
 from .parts import Part, Rule, parts
-from .paths import Alternative, Path, ablated
-from .qk import QKTable, qk_table, split_score
-from .reads import HeadReads, head_reads, induction_pairs, previous_pairs
-from .recovery import auroc, circuit_value, edge_scores, strongest
-from .scores import Scores
-from .statistics import Agreement
-from .supernodes import Supernode, supernode_weights
+from .patching.acdc import acdc
+from .patching.eap import eap
+from .patching.recovery import auroc, circuit_value, edge_scores, strongest
+from .simplify.compare import consensus, difference, merge
+from .simplify.grouping import quality
+from .simplify.paths import Alternative, Path, ablated
+from .simplify.scores import Scores
+from .simplify.supernodes import Supernode, supernode_weights
+from .simplify.virtual import VirtualWeights, expected_residual_attribution, virtual_weights
 from .targets import Direction, FeatureAt, WhyNot
 from .trace import trace
-from .transcoders import load_transcoders, open_dictionaries
-from .transcoders_write import save_transcoders
-from .validate import validate
-from .validation import Pairs, Reselection, Validation
-from .virtual import VirtualWeights, expected_residual_attribution, virtual_weights
 
 __all__ = [
     "Agreement",

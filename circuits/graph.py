@@ -137,56 +137,56 @@ class Graph:
 
     def scores(self, pinned: Sequence[int] | None = None) -> Any:
         """Replacement and completeness, strict and as circuit-tracer defines them; of a chosen subgraph with `pinned`."""
-        from .scores import scores
+        from .simplify.scores import scores
 
         return scores(self, pinned)
 
     def prune(self, nodes: float = 0.8, edges: float = 0.98) -> Graph:
         """The part that carries these shares of influence; what goes is folded into two rest leaves. See `prune.prune`."""
-        from .prune import prune
+        from .simplify.prune import prune
 
         return prune(self, nodes, edges)
 
     def paths(self, n: int = 5, target: int | None = None) -> list[Any]:
         """The n strongest paths from token embeddings to a target (an index into `nodes`; default: the heaviest logit)."""
-        from .paths import paths
+        from .simplify.paths import paths
 
         return paths(self, n, target)
 
     def to_neuronpedia(self, **options: Any) -> dict[str, Any]:
         """The graph as a JSON object that Neuronpedia and circuit-tracer's viewer read; see `neuronpedia.to_neuronpedia`."""
-        from .neuronpedia import to_neuronpedia
+        from .exchange.neuronpedia import to_neuronpedia
 
         return to_neuronpedia(self, **options)
 
     @staticmethod
     def from_neuronpedia(data: dict[str, Any]) -> Graph:
         """The graph in such an object, also of other tools; see `neuronpedia_read.from_neuronpedia`."""
-        from .neuronpedia_read import from_neuronpedia
+        from .exchange.neuronpedia_read import from_neuronpedia
 
         return from_neuronpedia(data)
 
     def alternatives(self, n: int = 3, target: int | None = None) -> list[Any]:
         """Routes to a target that share no feature, strongest first, and what remains without each. See `paths.alternatives`."""
-        from .paths import alternatives
+        from .simplify.paths import alternatives
 
         return alternatives(self, target, n)
 
     def supernodes(self, n: int | None = None) -> list[Any]:
         """Groups of features with like inputs and outputs, found; `group` them, then `collapse`."""
-        from .grouping import supernodes
+        from .simplify.grouping import supernodes
 
         return supernodes(self, n)
 
     def group(self, groups: Any) -> Graph:
         """The graph with supernodes: {label: [node indices]}, or what `supernodes` found."""
-        from .supernodes import group
+        from .simplify.supernodes import group
 
         return group(self, groups)
 
     def collapse(self) -> Graph:
         """One node for every supernode; rows still sum. See `supernodes.collapse`."""
-        from .supernodes import collapse
+        from .simplify.supernodes import collapse
 
         return collapse(self)
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..saes.errors import UserError
-from .frozen import FrozenPass
+from .tracing.frozen import FrozenPass
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -27,19 +27,19 @@ from torch import Tensor
 
 from ..saes.errors import UserError
 from ..saes.models import model_info, to_tokens, token_strings
-from .check import check_model
-from .edges import Piece, assemble, sparse
 from .graph import Graph, Node
-from .layout import Chosen, Layout, Split, choose, lay_out
-from .machine import Machine, build_machine
-from .partial import Partial, remembering
 from .parts import Part, parts
-from .record import Targets, record_rows
-from .select import candidates, chosen_of, expand, refold
-from .sources import NeuronRule, Neurons
-from .sweep import Totals
 from .targets import Target
-from .wanted import direction_sites, resolve, seeds, target_nodes
+from .tracing.check import check_model
+from .tracing.edges import Piece, assemble, sparse
+from .tracing.layout import Chosen, Layout, Split, choose, lay_out
+from .tracing.machine import Machine, build_machine
+from .tracing.partial import Partial, remembering
+from .tracing.record import Targets, record_rows
+from .tracing.select import candidates, chosen_of, expand, refold
+from .tracing.sources import NeuronRule, Neurons
+from .tracing.sweep import Totals
+from .tracing.wanted import direction_sites, resolve, seeds, target_nodes
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -79,7 +79,8 @@ def trace(
     default the likeliest next tokens. `memory_mib` bounds the working memory of the recording pass; the result has at
     most about `max_edges` edges. `partial` names a folder in which finished rows are kept until all are there: after an
     interruption the same call goes on (not with `select="influence"`, which starts again). Edges carry the model's dtype:
-    float64 models close to 1e-10 or better, float32 models to about 1e-6. Raises UserError for what cannot be traced, or when memory runs out.
+    float64 models close to 1e-10 or better, float32 models to about 1e-6. Raises UserError for what cannot be traced,
+    or when memory runs out.
     """
     settings = Settings(
         max_features=max_features,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from toys import boot, prompt, transcoder
 from unweave.circuits import trace
-from unweave.circuits.frozen import capture
-from unweave.circuits.machine import build_machine
 from unweave.circuits.parts import parts
+from unweave.circuits.tracing.frozen import capture
+from unweave.circuits.tracing.machine import build_machine
 
 NAMES = ("gpt2", "neox", "llama", "qwen3", "gemma2", "gemma3", "phi", "opt")
 

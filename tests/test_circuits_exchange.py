@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from toys import boot, prompt, transcoder
 from unweave.circuits import Graph, trace
-from unweave.circuits.exchange import open_graph, write_graph_json
+from unweave.circuits.exchange.files import open_graph, write_graph_json
+from unweave.circuits.exchange.neuronpedia import cantor, node_records, uncantor
+from unweave.circuits.exchange.transcoders import load_transcoders, open_dictionaries
+from unweave.circuits.exchange.transcoders_write import save_transcoders
 from unweave.circuits.graph import Edges, Node
-from unweave.circuits.neuronpedia import cantor, node_records, uncantor
 from unweave.circuits.parts import Part, Rule, parts
-from unweave.circuits.transcoders import load_transcoders, open_dictionaries
-from unweave.circuits.transcoders_write import save_transcoders
 from unweave.saes.errors import UserError
 from unweave.saes.keep import KeepRule
 from unweave.viz.convert import convert

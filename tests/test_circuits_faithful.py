@@ -6,13 +6,13 @@ import pytest
 import torch
 from toys import WIDTH, boot, prompt, transcoder
 from unweave.circuits import Edges, Graph, Node, trace
-from unweave.circuits.cautions import curve_cautions
-from unweave.circuits.edits import Catalogue, Edit
-from unweave.circuits.effects import Outcome
-from unweave.circuits.faithful import _area, faithfulness
-from unweave.circuits.interventions import run_edited
+from unweave.circuits.experiment.cautions import curve_cautions
+from unweave.circuits.experiment.edits import Catalogue, Edit
+from unweave.circuits.experiment.effects import Outcome
+from unweave.circuits.experiment.faithful import _area, faithfulness
+from unweave.circuits.experiment.interventions import run_edited
+from unweave.circuits.experiment.removal import Removal
 from unweave.circuits.parts import Part, Rule
-from unweave.circuits.removal import Removal
 from unweave.saes.errors import UserError
 
 
@@ -174,7 +174,7 @@ def test_areas_by_hand():
 def test_batches_do_not_matter(traced, monkeypatch):
     model, dictionaries, graph = traced
     whole = faithfulness(graph, model, dictionaries, others="remove")
-    monkeypatch.setattr("unweave.circuits.removal.BATCH_TOKENS", 1)
+    monkeypatch.setattr("unweave.circuits.experiment.removal.BATCH_TOKENS", 1)
     one = faithfulness(graph, model, dictionaries, others="remove")
     torch.testing.assert_close(torch.tensor(one.circuit), torch.tensor(whole.circuit), rtol=0, atol=1e-9)
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from toys import boot, prompt, transcoder
 from unweave.circuits import Edges, Graph, Node, trace
-from unweave.circuits.paths import paths
-from unweave.circuits.scores import influence, normalised, target_weights
+from unweave.circuits.simplify.paths import paths
+from unweave.circuits.simplify.scores import influence, normalised, target_weights
 from unweave.saes.errors import UserError
 
 

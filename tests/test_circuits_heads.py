@@ -6,11 +6,11 @@ import pytest
 import torch
 import toys
 from unweave.circuits import Graph, trace
-from unweave.circuits.again import take_up
+from unweave.circuits.attention.again import take_up
+from unweave.circuits.attention.head_rows import split_rows
+from unweave.circuits.attention.heads import HeadShare, HeadSplit, attach_heads, split_heads
+from unweave.circuits.attention.reads import HeadReads, head_reads, induction_pairs, previous_pairs
 from unweave.circuits.graph import Node
-from unweave.circuits.head_rows import split_rows
-from unweave.circuits.heads import HeadShare, HeadSplit, attach_heads, split_heads
-from unweave.circuits.reads import HeadReads, head_reads, induction_pairs, previous_pairs
 from unweave.circuits.targets import Direction, FeatureAt
 from unweave.saes.errors import UserError
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from toys import VOCAB, boot, part, prompt, transcoder
-from unweave.circuits import machine, trace
+from unweave.circuits import trace
+from unweave.circuits.tracing import machine
 from unweave.saes import model_info
 from unweave.saes.errors import UserError
 

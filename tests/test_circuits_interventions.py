@@ -4,11 +4,11 @@ import pytest
 import torch
 from toys import ARCHITECTURES, LAYERS, WIDTH, boot, prompt, transcoder
 from unweave.circuits import Graph, Node, ablate, steer, trace
-from unweave.circuits.constrained import everything, hold
-from unweave.circuits.edits import Catalogue, Edit, supernode
-from unweave.circuits.effects import Outcome, direct_effects, estimates, measure, total_effects
-from unweave.circuits.generate import generate
-from unweave.circuits.interventions import intervene
+from unweave.circuits.experiment.constrained import everything, hold
+from unweave.circuits.experiment.edits import Catalogue, Edit, supernode
+from unweave.circuits.experiment.effects import Outcome, direct_effects, estimates, measure, total_effects
+from unweave.circuits.experiment.generate import generate
+from unweave.circuits.experiment.interventions import intervene
 from unweave.circuits.parts import Part, Rule
 from unweave.saes.errors import UserError
 

@@ -6,14 +6,15 @@ from itertools import pairwise
 import pytest
 import torch
 from toys import ARCHITECTURES, boot, clt, part, prompt, transcoder
-from unweave.circuits import machine as machine_module
-from unweave.circuits import record, trace
-from unweave.circuits.check import closure_errors, leaf_errors
-from unweave.circuits.frozen import capture
-from unweave.circuits.machine import build_machine
+from unweave.circuits import trace
 from unweave.circuits.parts import parts
-from unweave.circuits.sources import Latents, Neurons
-from unweave.circuits.stations import Place, Station
+from unweave.circuits.tracing import machine as machine_module
+from unweave.circuits.tracing import record
+from unweave.circuits.tracing.check import closure_errors, leaf_errors
+from unweave.circuits.tracing.frozen import capture
+from unweave.circuits.tracing.machine import build_machine
+from unweave.circuits.tracing.sources import Latents, Neurons
+from unweave.circuits.tracing.stations import Place, Station
 from unweave.saes.errors import UserError
 
 MLP_1 = Station(1, Place.MLP)

@@ -3,11 +3,12 @@
 import pytest
 import torch
 import toys
-from unweave.circuits import bilinear, trace
-from unweave.circuits.frozen import run
+from unweave.circuits import trace
+from unweave.circuits.attention import bilinear
+from unweave.circuits.attention.qk import Pair, QKTable, qk_table, split_score
 from unweave.circuits.graph import Node
-from unweave.circuits.machine import build_machine
-from unweave.circuits.qk import Pair, QKTable, qk_table, split_score
+from unweave.circuits.tracing.frozen import run
+from unweave.circuits.tracing.machine import build_machine
 from unweave.saes.errors import UserError
 
 PROMPT = toys.prompt(6)

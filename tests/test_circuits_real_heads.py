@@ -8,9 +8,9 @@ what it carries to the answer.
 import pytest
 import torch
 from unweave.circuits import trace
-from unweave.circuits.heads import split_heads
-from unweave.circuits.qk import qk_table, split_score
-from unweave.circuits.reads import head_reads, induction_pairs, previous_pairs
+from unweave.circuits.attention.heads import split_heads
+from unweave.circuits.attention.qk import qk_table, split_score
+from unweave.circuits.attention.reads import head_reads, induction_pairs, previous_pairs
 
 WORDS, BOS = 40, 0
 INDUCTION, PREVIOUS = {(18, 6), (17, 4), (17, 3)}, {(16, 0), (11, 1)}

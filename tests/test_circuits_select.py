@@ -7,8 +7,8 @@ import pytest
 import torch
 from toys import boot, clt, part, prompt, transcoder
 from unweave.circuits import trace
-from unweave.circuits.edges import Piece, assemble, sparse
-from unweave.circuits.record import Recorded
+from unweave.circuits.tracing.edges import Piece, assemble, sparse
+from unweave.circuits.tracing.record import Recorded
 
 module = importlib.import_module("unweave.circuits.trace")  # the package's name `trace` is the function
 TOKENS = prompt(3)

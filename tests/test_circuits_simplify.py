@@ -6,12 +6,12 @@ import pytest
 import torch
 from toys import boot, prompt
 from unweave.circuits import Edges, Graph, Node, trace
-from unweave.circuits.compare import consensus, difference, merge
-from unweave.circuits.grouping import quality, supernodes
-from unweave.circuits.paths import ablated, alternatives
-from unweave.circuits.prune import _largest, prune
-from unweave.circuits.scores import coalesce, influence, normalised, scores, target_weights
-from unweave.circuits.supernodes import Supernode, collapse, group, supernode_weights
+from unweave.circuits.simplify.compare import consensus, difference, merge
+from unweave.circuits.simplify.grouping import quality, supernodes
+from unweave.circuits.simplify.paths import ablated, alternatives
+from unweave.circuits.simplify.prune import _largest, prune
+from unweave.circuits.simplify.scores import coalesce, influence, normalised, scores, target_weights
+from unweave.circuits.simplify.supernodes import Supernode, collapse, group, supernode_weights
 from unweave.saes.errors import UserError
 
 LAYERS, TOKENS, PER_PLACE = 4, 3, 3

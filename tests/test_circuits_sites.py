@@ -4,11 +4,11 @@ import pytest
 import torch
 import toys
 from unweave.circuits import trace
-from unweave.circuits.layout import choose, lay_out
-from unweave.circuits.machine import build_machine
 from unweave.circuits.parts import Rule, parts
-from unweave.circuits.sweep import Totals
-from unweave.circuits.wanted import resolve, seeds
+from unweave.circuits.tracing.layout import choose, lay_out
+from unweave.circuits.tracing.machine import build_machine
+from unweave.circuits.tracing.sweep import Totals
+from unweave.circuits.tracing.wanted import resolve, seeds
 from unweave.saes.errors import UserError
 
 SEQUENTIAL = [name for name in toys.ARCHITECTURES if name not in ("neox", "phi")]

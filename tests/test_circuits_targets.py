@@ -6,8 +6,8 @@ import pytest
 import torch
 from toys import ARCHITECTURES, boot, clt, part, prompt
 from unweave.circuits import Graph, trace
-from unweave.circuits.frozen import capture
 from unweave.circuits.targets import Direction, FeatureAt, Target, WhyNot, parsed
+from unweave.circuits.tracing.frozen import capture
 from unweave.saes.errors import UserError
 from unweave.saes.sites import resolve_site
 

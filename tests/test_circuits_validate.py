@@ -7,12 +7,12 @@ import pytest
 import torch
 from toys import WIDTH, boot, prompt, transcoder
 from unweave.circuits import Edges, Graph, Node, ablate, trace, validate
-from unweave.circuits.cautions import agreement_cautions, graph_cautions, shortcut_cautions
-from unweave.circuits.edits import Catalogue, Edit
-from unweave.circuits.effects import Outcome, direct_effects, total_effects
-from unweave.circuits.interventions import intervene
+from unweave.circuits.experiment.cautions import agreement_cautions, graph_cautions, shortcut_cautions
+from unweave.circuits.experiment.edits import Catalogue, Edit
+from unweave.circuits.experiment.effects import Outcome, direct_effects, total_effects
+from unweave.circuits.experiment.interventions import intervene
+from unweave.circuits.experiment.statistics import Agreement, agreement, cosine, normalised_error, spearman
 from unweave.circuits.parts import Part, Rule
-from unweave.circuits.statistics import Agreement, agreement, cosine, normalised_error, spearman
 from unweave.saes.errors import UserError
 
 
@@ -110,7 +110,7 @@ def test_a_report_is_a_function_of_its_seed_and_prints_and_becomes_json(traced):
 
 def test_controls_match_in_layer_position_and_size(traced):
     model, dictionaries, graph, _ = traced
-    from unweave.circuits.experiments import controls
+    from unweave.circuits.experiment.experiments import controls
 
     top = [node for node in graph.nodes if node.is_feature][:12]
     tokens = torch.tensor(graph.metadata["tokens"])

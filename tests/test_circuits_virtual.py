@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import WIDTH, boot
 from unweave.circuits.parts import Part, Rule
-from unweave.circuits.virtual import expected_residual_attribution, virtual_weights
+from unweave.circuits.simplify.virtual import expected_residual_attribution, virtual_weights
 from unweave.saes.errors import UserError
 from unweave.saes.keep import KeepRule
 from unweave.saes.shards import Batch

@@ -5,15 +5,15 @@ import json
 import pytest
 import torch
 from unweave.circuits import Edges, Graph, trace
-from unweave.circuits.worlds import SUITES, failed, run_suite
-from unweave.circuits.worlds_addition import P, addition, power
-from unweave.circuits.worlds_exact import EVERYTHING, Held, _columns, identities, random_world
-from unweave.circuits.worlds_induction import induction, places, repeated
-from unweave.circuits.worlds_metamorphic import metamorphic, taken
-from unweave.circuits.worlds_planted import average_precision, compare, plant, planted
-from unweave.circuits.worlds_programs import count, deviations, programs
-from unweave.circuits.worlds_shortcut import TRUE, boolean, disagreement, faithful, prompt, shortcut, shortcuts
-from unweave.circuits.worlds_tools import at_least, at_most, auroc, edges_of, neurons_as_part
+from unweave.circuits.worlds.addition import P, addition, power
+from unweave.circuits.worlds.exact import EVERYTHING, Held, _columns, identities, random_world
+from unweave.circuits.worlds.induction import induction, places, repeated
+from unweave.circuits.worlds.metamorphic import metamorphic, taken
+from unweave.circuits.worlds.planted import average_precision, compare, plant, planted
+from unweave.circuits.worlds.programs import count, deviations, programs
+from unweave.circuits.worlds.shortcut import TRUE, boolean, disagreement, faithful, prompt, shortcut, shortcuts
+from unweave.circuits.worlds.suites import SUITES, failed, run_suite
+from unweave.circuits.worlds.tools import at_least, at_most, auroc, edges_of, neurons_as_part
 from unweave.saes.errors import UserError
 from unweave.viz.bench import bench
 

@@ -1,6 +1,6 @@
 """`unweave bench circuits`: trace models whose circuits are known, and say how near the truth each number came.
 
-About a minute on two CPU cores; no downloads. Suites and their truths: circuits/worlds.py. The table goes to standard error as it
+About a minute on two CPU cores; no downloads. Suites and their truths: circuits/worlds/suites.py. The table goes to standard error as it
 grows, the numbers are returned (and printed by `--json`). A number that misses its target is a defect of the tracer, and
 counted in `missed`.
 """
@@ -21,7 +21,7 @@ def bench(what: str, suites: tuple[str, ...] = (), seed: int = 0) -> dict[str, A
     """
     if what != "circuits":
         raise UserError(f"expected circuits; got {what!r}; this is the only bench")
-    from ..circuits.worlds import SUITES, failed, run_suite
+    from ..circuits.worlds.suites import SUITES, failed, run_suite
 
     rows: list[dict[str, Any]] = []
     seconds: dict[str, float] = {}

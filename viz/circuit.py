@@ -89,7 +89,7 @@ def circuit_figure(graph: Graph, *, nodes: int = 120, edges: int = 400, stores: 
             "zeroline": False,
             "ticktext": [name for _, name in drawing.rows],
         },
-        sliders=[_slider(drawing, rank, figure.data)] if drawing.nodes else [],
+        sliders=[_slider(drawing, rank, list(figure.data))] if drawing.nodes else [],
     )
     return figure
 

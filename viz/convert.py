@@ -29,8 +29,8 @@ def convert(src: Path, dst: Path, to: str) -> dict[str, Any]:
 
 
 def _graph(src: Path, dst: Path) -> dict[str, Any]:
-    from ..circuits.exchange import open_graph, write_graph_json
-    from ..circuits.neuronpedia import lost
+    from ..circuits.exchange.files import open_graph, write_graph_json
+    from ..circuits.exchange.neuronpedia import lost
 
     graph = open_graph(src)
     write_graph_json(graph, dst)
@@ -38,9 +38,9 @@ def _graph(src: Path, dst: Path) -> dict[str, Any]:
 
 
 def _transcoders(src: Path, dst: Path) -> dict[str, Any]:
+    from ..circuits.exchange.transcoders import open_dictionaries
+    from ..circuits.exchange.transcoders_write import save_transcoders
     from ..circuits.parts import parts
-    from ..circuits.transcoders import open_dictionaries
-    from ..circuits.transcoders_write import save_transcoders
 
     if src.is_file():
         raise UserError(

@@ -1,7 +1,7 @@
 """Where the nodes of a circuit stand, and which nodes and edges are drawn.
 
 A graph of one prompt can have ten thousand nodes and thirty million edges; a picture holds about a hundred nodes. They are
-chosen by influence on the targets (circuits/scores.py: |weights| normalised by row, summed over all paths). Targets are always
+chosen by influence on the targets (circuits/simplify/scores.py: |weights| normalised by row, summed over all paths). Targets are always
 drawn; leaves that are no one thing (rest, error, bias, first, position) get at most a quarter of the places, or they would
 take most of them. An edge's strength is the influence that it carries, the same measure by which `prune` keeps edges:
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..circuits import Graph, Node
 from ..circuits.graph import TARGETS
-from ..circuits.scores import influence, normalised, target_weights
+from ..circuits.simplify.scores import influence, normalised, target_weights
 
 LETTERS = 13  # of a token for which its column makes room
 NAMED = ("token", "latent", "neuron")  # kinds that are one thing each

@@ -1,0 +1,1 @@
+"""Attention explained: edges split over heads, scores split over pairs of nodes."""

@@ -1,0 +1,1 @@
+"""Graphs and transcoders in other tools' forms."""

@@ -1,0 +1,1 @@
+"""Baselines over heads and MLPs: edge attribution patching and ACDC."""

@@ -1,0 +1,1 @@
+"""What a graph is asked for: scores, paths, pruning, groups, comparisons; and weights without a prompt."""
