@@ -60,7 +60,7 @@ def test_a_pruned_graph_and_one_with_options_come_back_too(traced):
     document = through_text(pruned.to_neuronpedia())
     jsonschema.validate(document, SCHEMA)
     assert_same_graph(pruned, Graph.from_neuronpedia(document))
-    assert "pruning_settings" not in document["metadata"]
+    assert document["metadata"]["pruning_settings"] == {"node_threshold": 0.8, "edge_threshold": 0.98}
     named = through_text(
         pruned.to_neuronpedia(slug="mine", scan="set", feature_details={"neuronpedia_source_set": "x"})
     )
