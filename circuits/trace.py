@@ -54,7 +54,7 @@ class Settings:
     select: Literal["attribution", "influence"] = "attribution"
     centred: bool = True
     memory_mib: int = 64
-    max_edges: int = 2**25
+    max_edges: int = 40_000_000
 
 
 def trace(
@@ -68,7 +68,7 @@ def trace(
     select: Literal["attribution", "influence"] = "attribution",
     centred: bool = True,
     memory_mib: int = 64,
-    max_edges: int = 2**25,
+    max_edges: int = 40_000_000,
     partial: str | Path | None = None,
 ) -> Graph:
     """Trace `prompt` (text, or token ids with their BOS) to a Graph of what made the next token.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 
-from ..saes.cli import parse_and_run
-from . import doctor
-from .commands import COMMANDS
+# OpenMP threads that spin at barriers wait, beside another busy process, for one that is not running: the same trace took 68 to
+# 142 s instead of 23. Read when torch is imported, so it stands before the imports.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from ..saes.cli import parse_and_run  # noqa: E402
+from . import doctor  # noqa: E402
+from .commands import COMMANDS  # noqa: E402
 
 
 def usage() -> str:
