@@ -10,9 +10,9 @@ import sys
 # 142 s instead of 23. Read when torch is imported, so it stands before the imports.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from ..saes.cli import parse_and_run  # noqa: E402
-from . import doctor  # noqa: E402
-from .commands import COMMANDS  # noqa: E402
+from ..saes.cli import parse_and_run
+from . import doctor
+from .commands import COMMANDS
 
 
 def usage() -> str:
