@@ -8,7 +8,7 @@
 
 # %%
 import torch
-from unweave.circuits import ablate, trace, validate
+from unweave.circuits import WhyNot, ablate, qk_table, split_heads, trace, validate
 from unweave.saes import load_model, to_tokens
 from unweave.viz import circuit_figure, show
 
@@ -60,3 +60,48 @@ print(validate(graph, model, edges=16))
 
 # %%
 show(graph, to="paris.html")  # one page without a network; show(graph) opens the browser
+
+# %% [markdown]
+# The warnings are part of the answer: a graph of single neurons leaves much in `rest`, and some neurons matter more than it says.
+#
+# ## Several ways to one answer
+#
+# Routes that share no neuron, what share of the influence each carries, and what the graph predicts would remain of the target without it.
+
+# %%
+for route in graph.alternatives(3):
+    print(f"share {route.share:.4f}, remains without it {route.remaining:.2f}: {route.path.text}")
+
+# %% [markdown]
+# ## Which heads carried it
+#
+# Every edge into the target is split exactly over the heads of a layer, one layer at a time.
+
+# %%
+split = split_heads(graph, model)
+print(split.table(8))
+layer, head, _ = split.heads()[0]
+print(qk_table(model, prompt, layer, head, query=-1, key=4, max_features=64).table())  # why it looks at " France"
+
+# %% [markdown]
+# ## What keeps it from saying London?
+
+# %%
+rival = trace(model, prompt, targets=[WhyNot(" London")], max_features=128)
+print(rival.table(6))
+
+# %% [markdown]
+# ## For other people's viewers
+
+# %%
+small = graph.prune()
+grouped = small.group(small.supernodes())
+document = grouped.to_neuronpedia(slug="why-paris")
+print(
+    len(document["nodes"]),
+    "nodes,",
+    len(document["links"]),
+    "links,",
+    len(document["qParams"]["supernodes"]),
+    "supernodes",
+)

@@ -84,7 +84,10 @@ def lay_out(machine: Machine, totals: Totals, chosen: Chosen, strings: list[str]
     if frozen.pos_embed is not None and totals.position is not None:
         position = _add(nodes, "position", -1, frozen.pos_embed, totals.position)
     bias = len(nodes)
-    nodes += [Node("bias", layer, -1, -1, 0.0, "bias", total) for layer, total in enumerate(totals.bias)]
+    nodes += [
+        Node("bias", layer, -1, -1, 0.0, f"L{layer} bias" if layer < len(frozen.blocks) else "output bias", total)
+        for layer, total in enumerate(totals.bias)
+    ]
     if bounded:
         nodes += [Node("rest", -1, -1, -1, 0.0, f"everything else that {does} it") for does in ("raises", "lowers")]
     leaves = {station: _add_leaves(nodes, machine, station, totals, chosen) for station in machine.cuts}
@@ -114,7 +117,7 @@ def _add(nodes: list[Node], kind: str, layer: int, vectors: Tensor, totals: Tens
     """One leaf per token; returns the first one's column."""
     start = len(nodes)
     for place, (norm, total) in enumerate(zip(_norms(vectors), totals.tolist(), strict=True)):
-        nodes.append(Node(kind, layer, place, -1, norm, kind, total, site=site))
+        nodes.append(Node(kind, layer, place, -1, norm, kind if layer < 0 else f"L{layer} {kind}", total, site=site))
     return start
 
 
@@ -132,7 +135,7 @@ def _add_leaves(
             0,
             -1,
             float(cut.first.norm()),
-            "first position",
+            f"L{layer} first position",
             totals.first.get(station, 0.0),
             site=cut.site,
         )
