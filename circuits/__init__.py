@@ -22,14 +22,14 @@ from .experiment.edits import Edit, supernode
 from .experiment.faithful import Faithfulness, faithfulness
 from .experiment.generate import Generated, generate
 from .experiment.interventions import Intervened, ablate, intervene, steer
-from .experiment.statistics import Agreement
+from .experiment.statistics import Agreement, auroc
 from .experiment.validate import validate
 from .experiment.validation import Pairs, Reselection, Validation
 from .graph import Edges, Graph, Node
 from .parts import Part, Rule, parts
 from .patching.acdc import acdc
 from .patching.eap import eap
-from .patching.recovery import auroc, circuit_value, edge_scores, strongest
+from .patching.recovery import circuit_value, edge_scores, strongest
 from .simplify.compare import consensus, difference, merge
 from .simplify.grouping import quality
 from .simplify.paths import Alternative, Path, ablated

@@ -270,7 +270,9 @@ def test_another_model_or_other_dictionaries_are_refused(llama):
     given = [toys.part("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")]
     with pytest.raises(UserError, match="the model that the graph was traced with"):
         split_heads(graph, toys.boot("llama", seed=1), given)
-    for other in ([], [*given, toys.part("blocks.2.hook_resid_pre")], [replace(given[0], b_enc=given[0].b_enc + 1)]):
+    more = split_heads(graph, model, [*given, toys.part("blocks.2.hook_resid_pre")])
+    assert torch.equal(more.weights, split_heads(graph, model, given).weights)  # what was not traced with it is left out
+    for other in ([], [replace(given[0], b_enc=given[0].b_enc + 1)]):
         with pytest.raises(UserError, match="the dictionaries that the graph was traced with"):
             split_heads(graph, model, other)
     bare = Graph(list(graph.nodes), graph.edges, graph.row_values, {})

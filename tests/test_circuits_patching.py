@@ -6,12 +6,13 @@ Toys of ten architectures in float64; the planted circuit is a two-layer attenti
 import pytest
 import torch
 from toys import ARCHITECTURES, boot, prompt, tokenizer
+from unweave.circuits.experiment.statistics import auroc
 from unweave.circuits.graph import Graph
 from unweave.circuits.patching.acdc import acdc
 from unweave.circuits.patching.components import CHANNELS, fire, wire
 from unweave.circuits.patching.eap import eap
 from unweave.circuits.patching.patched import run
-from unweave.circuits.patching.recovery import auroc, circuit_value, edge_scores, strongest
+from unweave.circuits.patching.recovery import circuit_value, edge_scores, strongest
 from unweave.saes import UserError
 
 CLEAN = prompt(7)

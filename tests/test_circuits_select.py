@@ -201,7 +201,9 @@ def test_bounded_rows_keep_their_largest_entries_and_all_sums(case, select, max_
 
 
 def test_a_bound_that_is_not_reached_changes_nothing():
-    assert not [n for n in run("plain", max_features=20, max_edges=40_000_000).nodes if n.kind == "rest" and n.layer == -1]
+    assert not [
+        n for n in run("plain", max_features=20, max_edges=40_000_000).nodes if n.kind == "rest" and n.layer == -1
+    ]
 
 
 def test_a_sparse_row_by_hand():

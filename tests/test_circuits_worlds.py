@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from unweave.circuits import Edges, Graph, trace
+from unweave.circuits.experiment.statistics import auroc
 from unweave.circuits.worlds.addition import P, addition, power
 from unweave.circuits.worlds.exact import EVERYTHING, Held, _columns, identities, random_world
 from unweave.circuits.worlds.induction import induction, places, repeated
@@ -13,7 +14,7 @@ from unweave.circuits.worlds.planted import average_precision, compare, plant, p
 from unweave.circuits.worlds.programs import count, deviations, programs
 from unweave.circuits.worlds.shortcut import TRUE, boolean, disagreement, faithful, prompt, shortcut, shortcuts
 from unweave.circuits.worlds.suites import SUITES, failed, run_suite
-from unweave.circuits.worlds.tools import at_least, at_most, auroc, edges_of, neurons_as_part
+from unweave.circuits.worlds.tools import at_least, at_most, edges_of, neurons_as_part
 from unweave.saes.errors import UserError
 from unweave.viz.bench import bench
 
@@ -119,7 +120,8 @@ def test_auroc_and_average_precision_by_hand():
     # Of 6 pairs (true, false): 0.9 wins all 3; the 0.7 loses to 0.8, ties with 0.7, wins against 0.1.
     assert auroc(scores, truth) == pytest.approx((3 + 0 + 0.5 + 1) / 6)
     assert average_precision(scores, truth) == pytest.approx((1 / 1 + 2 / 3) / 2)
-    assert auroc(scores, torch.zeros(5, dtype=torch.bool)) != auroc(scores, torch.zeros(5, dtype=torch.bool))
+    with pytest.raises(UserError, match="both true and false"):
+        auroc(scores, torch.zeros(5, dtype=torch.bool))
 
 
 def test_a_row_that_is_not_a_number_fails():

@@ -15,8 +15,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...saes.errors import UserError
-from ...saes.models import model_info
 from ..graph import Graph, Node
+from ..origin import same_origin
 from ..parts import parts
 from ..targets import Direction, FeatureAt, Target
 from ..trace import prompt_tokens
@@ -45,8 +45,7 @@ class Again(NamedTuple):
 
 def take_up(graph: Graph, model: TransformerBridge, dictionaries: Any = None) -> Again:
     """Rebuild what `graph` was traced with; UserError when the model or a dictionary is another one."""
-    given = parts(dictionaries or [])
-    _same_origin(graph, model, {part.fingerprint for part in given})
+    given = same_origin(graph, model, parts(dictionaries or []))
     settings, wanted = graph.metadata["settings"], [_target(data) for data in graph.metadata["targets"]]
     tokens = prompt_tokens(model, torch.tensor(graph.metadata["tokens"]))
     with torch.no_grad():
@@ -60,27 +59,6 @@ def take_up(graph: Graph, model: TransformerBridge, dictionaries: Any = None) ->
             each._replace(nodes=places[each.nodes]) for _, each in seeds(model, machine, wanted, settings["centred"])
         ]
     return Again(machine, layout, node, rows)
-
-
-def _same_origin(graph: Graph, model: TransformerBridge, given: set[str]) -> None:
-    about, mine = graph.metadata, model_info(model)
-    absent = [name for name in ("tokens", "token_strings", "targets", "settings", "model") if name not in about]
-    if absent:
-        raise UserError(
-            f"expected a graph made by trace; this one's metadata lacks {' and '.join(absent)}; trace the prompt again"
-        )
-    if about["model"].get("fingerprint") != mine.fingerprint:
-        raise UserError(
-            f"expected the model that the graph was traced with ({about['model'].get('name')}); "
-            f"got {mine.name} with other weights; load that one"
-        )
-    known = {reference["fingerprint"]: reference["site"] for reference in about.get("dictionaries", [])}
-    if set(known) != given:
-        names = ", ".join(sorted(known.values())) or "none"
-        raise UserError(
-            f"expected the dictionaries that the graph was traced with (sites: {names}) and no others; got {len(given)} "
-            f"dictionaries of which {len(given & set(known))} are among them; pass those"
-        )
 
 
 def _target(data: dict[str, Any]) -> Target:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from ...saes.errors import UserError
 
 RESAMPLES = 1000
 Interval = tuple[float, float]
@@ -90,3 +92,15 @@ def _cosine(p: Float[Tensor, "*draw item"], m: Float[Tensor, "*draw item"]) -> F
 def _error(p: Float[Tensor, "*draw item"], m: Float[Tensor, "*draw item"]) -> Float[Tensor, "*draw"]:
     away = (m.double() - p.double()).square().sum(-1)
     return torch.where(away > 0, away / m.double().square().sum(-1), 0.0)
+
+
+def auroc(scores: Float[Tensor, "item"], truth: Bool[Tensor, "item"]) -> float:
+    """The chance that a true item scores above a false one, ties counting half: (U - P(P+1)/2) / (P N) from mean ranks."""
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    if not positive or not negative:
+        raise UserError(
+            f"expected both true and false items; got {positive} true of {len(scores)}; pass all candidates"
+        )
+    _, place, counts = scores.double().unique(return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0) - (counts - 1) / 2)[place]
+    return (float(ranks[truth].sum()) - positive * (positive + 1) / 2) / (positive * negative)

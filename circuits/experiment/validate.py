@@ -31,8 +31,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...saes.errors import UserError
-from ...saes.models import model_info
 from ..graph import Graph, Node
+from ..origin import same_origin
+from ..parts import parts
 from ..trace import prompt_tokens
 from .cautions import agreement_cautions, control_cautions, curve_cautions, graph_cautions, shortcut_cautions
 from .constrained import everything, freezing, hold
@@ -67,7 +68,7 @@ def validate(
     Costs about edges + 80 forward passes of the prompt, batched, and one backward pass. Raises UserError when the model or
     a dictionary is not the one that the graph was traced with, or the graph has too few features.
     """
-    catalogue = _same_origin(graph, model, dictionaries)
+    catalogue = Catalogue(model, same_origin(graph, model, parts(dictionaries or [])))
     tokens = prompt_tokens(model, torch.tensor(graph.metadata["tokens"]))
     features = [i for i, node in enumerate(graph.nodes) if node.is_feature]
     if len(features) < 3 or edges < 3 or top < 1 or (constrained is not None and constrained < 0):
@@ -120,26 +121,6 @@ def _agreed(predicted: Sequence[float], measured: Sequence[float], generator: to
     return agreement(
         torch.tensor(predicted, dtype=torch.float64), torch.tensor(measured, dtype=torch.float64), generator
     )
-
-
-def _same_origin(graph: Graph, model: TransformerBridge, dictionaries: Any) -> Catalogue:
-    mine, theirs = model_info(model), graph.metadata.get("model", {})
-    absent = [name for name in ("tokens", "targets") if name not in graph.metadata]
-    if absent:
-        raise UserError(
-            f"expected a graph made by trace; this one's metadata lacks {' and '.join(absent)}; trace the prompt again"
-        )
-    if theirs.get("fingerprint") != mine.fingerprint:
-        raise UserError(
-            f"expected the model that the graph was traced with ({theirs.get('name')}); got {mine.name} with other weights; load that one"
-        )
-    catalogue = Catalogue(model, dictionaries)
-    known = {reference["fingerprint"]: reference["site"] for reference in graph.metadata.get("dictionaries", [])}
-    missing = set(known) - {part.fingerprint for part in catalogue.parts.values()}
-    if missing:
-        names = ", ".join(sorted(known[name] for name in missing))
-        raise UserError(f"expected the dictionaries that the graph was traced with; none given for {names}; pass them")
-    return catalogue
 
 
 def _measure(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from ...saes.errors import UserError
@@ -22,18 +22,6 @@ from .pairs import given_metrics, read_pairs
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-
-def auroc(scores: Float[Tensor, "edge"], truth: Bool[Tensor, "edge"]) -> float:
-    """The chance that a true edge scores above a false one; ties count half."""
-    positive, negative = scores[truth], scores[~truth]
-    if not len(positive) or not len(negative):
-        raise UserError(
-            f"expected both true and false edges; got {len(positive)} true of {len(scores)}; pass all candidate edges"
-        )
-    above = positive[:, None] > negative
-    ties = positive[:, None] == negative
-    return float((above.double() + ties.double() / 2).mean())
 
 
 def edge_scores(graph: Graph) -> dict[tuple[str, str], float]:

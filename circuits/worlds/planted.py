@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..experiment.statistics import auroc
 from ..graph import Graph
 from ..trace import trace
-from .tools import Row, at_least, auroc, blank, look_at, neurons_as_part, noisy, told, wrap, write_head
+from .tools import Row, at_least, blank, look_at, neurons_as_part, noisy, told, wrap, write_head
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

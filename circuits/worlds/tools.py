@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ...saes.models import quiet_imports
@@ -52,16 +52,6 @@ def at_least(name: str, what: str, measured: float, limit: float) -> Row:
 def told(name: str, what: str, measured: float) -> Row:
     """A row that is reported and cannot fail."""
     return Row(name, what, measured, "", True)
-
-
-def auroc(scores: Float[Tensor, "item"], truth: Bool[Tensor, "item"]) -> float:
-    """The chance that a true item scores above a false one, ties counting half: (U - P(P+1)/2) / (P N) from mean ranks."""
-    positive, negative = int(truth.sum()), int((~truth).sum())
-    if not positive or not negative:
-        return float("nan")
-    _, place, counts = scores.double().unique(return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum(0) - (counts - 1) / 2)[place]
-    return (float(ranks[truth].sum()) - positive * (positive + 1) / 2) / (positive * negative)
 
 
 def blank(
