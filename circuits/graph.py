@@ -24,7 +24,6 @@ graph runs nothing.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +32,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from ..saes.errors import UserError
-from ..saes.io import write_tensors
 
 KINDS = (
     "token",
@@ -56,8 +52,6 @@ KINDS = (
 FEATURES = ("neuron", "latent")
 FACTORS = ("gate", "up")
 TARGETS = ("logit", "direction")
-SCHEMA = 2
-READABLE = (1, 2)  # schema 1 had no sites and 64-bit indices
 
 
 class Node(NamedTuple):
@@ -98,9 +92,22 @@ class Graph:
 
     @property
     def residual(self) -> float:
-        """Worst |value - sum of incoming edges| / sum |incoming edges| over all rows: 0 when the ledger closes."""
+        """Worst |value - sum of incoming edges| / sum |incoming edges| over all rows: 0 when the ledger closes.
+
+        NaN where there is no ledger (patching baselines, others' graphs), or where a target's value is not a number.
+        """
         rows = ~self.row_values.isnan()
-        return float(self.row_residuals()[rows].max()) if rows.any() else 0.0
+        if not rows.any() or self.row_values[self.targets].isnan().any():
+            return float("nan")
+        return float(self.row_residuals()[rows].max())
+
+    @property
+    def closure(self) -> str:
+        """`residual` in words, and which dictionaries cut the stream completely."""
+        residual = self.residual
+        said = "no ledger" if residual != residual else f"residual {residual:.1e}"
+        cuts = self.metadata.get("complete_cuts")
+        return said + (f"; complete cut at {', '.join(map(str, cuts))}" if isinstance(cuts, list) and cuts else "")
 
     def row_residuals(self) -> Float[Tensor, "node"]:
         """The same for every node; NaN for leaves, which have no row."""
@@ -141,11 +148,11 @@ class Graph:
 
         return scores(self, pinned)
 
-    def prune(self, nodes: float = 0.8, edges: float = 0.98) -> Graph:
+    def prune(self, nodes: float = 0.8, edges: float = 0.98, *, compatible: bool = False) -> Graph:
         """The part that carries these shares of influence; what goes is folded into two rest leaves. See `prune.prune`."""
         from .simplify.prune import prune
 
-        return prune(self, nodes, edges)
+        return prune(self, nodes, edges, compatible=compatible)
 
     def paths(self, n: int = 5, target: int | None = None) -> list[Any]:
         """The n strongest paths from token embeddings to a target (an index into `nodes`; default: the heaviest logit)."""
@@ -192,34 +199,21 @@ class Graph:
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, atomically; `Graph.load` gives back equal tensors and metadata."""
-        path = Path(path)
-        codes = torch.tensor([KINDS.index(node.kind) for node in self.nodes], dtype=torch.uint8)
-        numbers = torch.tensor([node[1:4] for node in self.nodes], dtype=torch.int64).reshape(-1, 3)
-        reals = torch.tensor(
-            [(node.value, node.attribution, node.weight) for node in self.nodes], dtype=torch.float64
-        ).reshape(-1, 3)
-        tensors = {"kind": codes, "place": numbers, "amount": reals, "row_values": self.row_values}
-        tensors |= {"target": self.edges.target, "source": self.edges.source, "weight": self.edges.weight}
-        header = {"schema": SCHEMA, "labels": [node.label for node in self.nodes], "metadata": self.metadata}
-        header["sites"] = [node.site for node in self.nodes]
-        write_tensors(path, tensors, {"unweave_graph": json.dumps(header)})
-        return path
+        from .graph_file import write
+
+        return write(self, Path(path))
 
     @staticmethod
     def load(path: str | Path) -> Graph:
         """Read a graph file; UserError when it is missing, truncated, of another kind, or inconsistent."""
-        tensors, header = _read(Path(path))
-        try:
-            return _rebuild(tensors, header)
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"expected a graph file at {path}; its contents do not fit together ({error}); trace it again"
-            ) from error
+        from .graph_file import read
+
+        return read(Path(path))
 
     def __repr__(self) -> str:
         count = Counter(node.kind for node in self.nodes)
         kinds = ", ".join(f"{count[kind]:,} {kind}" for kind in KINDS if count[kind])
-        head = f"Graph({self.metadata.get('prompt', '')!r}: {kinds}; {len(self.edges.weight):,} edges; residual {self.residual:.1e})"
+        head = f"Graph({self.metadata.get('prompt', '')!r}: {kinds}; {len(self.edges.weight):,} edges; {self.closure})"
         return "\n".join(
             [
                 head,
@@ -241,71 +235,3 @@ class Graph:
                 f"{node.layer:>5} {place:<18.18} {node.kind + ' ' + str(node.index):<16} {node.value:>9.3f} {node.attribution:>+12.4f}"
             )
         return "\n".join(lines)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), "pt") as file:
-            header = json.loads((file.metadata() or {}).get("unweave_graph", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"expected a graph file at {path}; could not read it ({error}); check the path or trace it again"
-        ) from error
-    if not isinstance(header, dict) or header.get("schema") not in READABLE:
-        raise UserError(f"expected a graph file of schema {SCHEMA} at {path}; got another kind of file; trace it again")
-    return tensors, header
-
-
-def _rebuild(tensors: dict[str, Tensor], header: dict[str, Any]) -> Graph:
-    labels, kinds = header["labels"], tensors["kind"].tolist()
-    places, amounts = tensors["place"], tensors["amount"]
-    edges = Edges(tensors["target"], tensors["source"], tensors["weight"])
-    count = len(kinds)
-    sites = header.get("sites", [""] * count)
-    _require(isinstance(header["metadata"], dict), "metadata is not an object")
-    _require(
-        isinstance(labels, list) and len(labels) == count and all(isinstance(label, str) for label in labels),
-        "labels and nodes differ",
-    )
-    _require(
-        isinstance(sites, list) and len(sites) == count and all(isinstance(site, str) for site in sites),
-        "sites and nodes differ",
-    )
-    _require(
-        places.shape == (count, 3) and amounts.shape == (count, 3) and tensors["row_values"].shape == (count,),
-        "node tensors differ in length",
-    )
-    _require(not places.is_floating_point() and amounts.is_floating_point(), "a node tensor has the wrong type")
-    _require(
-        tensors["row_values"].is_floating_point() and edges.weight.is_floating_point(),
-        "row values or weights are not real",
-    )
-    _require(
-        edges.target.shape == edges.source.shape == edges.weight.shape and edges.weight.ndim == 1,
-        "edge tensors differ in length",
-    )
-    _require(
-        edges.target.dtype == edges.source.dtype and edges.target.dtype in (torch.int32, torch.int64),
-        "edge indices are not whole",
-    )
-    if len(edges.weight):
-        ordered = bool((edges.source < edges.target).all())
-        _require(
-            ordered and int(edges.source.min()) >= 0 and int(edges.target.max()) < count,
-            "edges are not in causal order",
-        )
-        _require(bool(edges.weight.isfinite().all()), "an edge is not finite")
-    table = zip(kinds, places.tolist(), amounts.tolist(), labels, sites, strict=True)
-    nodes = [
-        Node(KINDS[kind], layer, position, index, value, label, attribution, weight, site)
-        for kind, (layer, position, index), (value, attribution, weight), label, site in table
-    ]
-    return Graph(nodes, edges, tensors["row_values"], header["metadata"])
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ValueError(otherwise)

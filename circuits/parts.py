@@ -115,11 +115,14 @@ class Part:
         digest = hashlib.blake2b(
             f"{self.read} {list(self.W_dec)} {self.rule.kind} {self.rule.k}".encode(), digest_size=16
         )
-        skip = [] if self.W_skip is None else [self.W_skip]
-        threshold = [] if self.rule.threshold is None else [self.rule.threshold]
-        for tensor in (self.W_enc, self.b_enc, *self.W_dec.values(), *self.b_dec.values(), *skip, *threshold):
+        for tensor in self.tensors():
             digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
         return digest.hexdigest()
+
+    def tensors(self) -> list[Tensor]:
+        """All its weights."""
+        more = [each for each in (self.W_skip, self.rule.threshold) if each is not None]
+        return [self.W_enc, self.b_enc, *self.W_dec.values(), *self.b_dec.values(), *more]
 
     def encode(self, x: Float[Tensor, "token d_in"]) -> Codes:
         """Sparse codes of `x`, as wide as the fullest token needs (at least 1); empty slots have value 0."""

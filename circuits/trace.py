@@ -33,7 +33,7 @@ from .targets import Target
 from .tracing.check import check_model
 from .tracing.edges import Piece, assemble, sparse
 from .tracing.layout import Chosen, Layout, Split, choose, lay_out
-from .tracing.machine import Machine, build_machine
+from .tracing.machine import Machine, build_machine, complete_cuts
 from .tracing.partial import Partial, remembering
 from .tracing.record import Targets, record_rows
 from .tracing.select import candidates, chosen_of, expand, refold
@@ -70,6 +70,7 @@ def trace(
     memory_mib: int = 64,
     max_edges: int = 40_000_000,
     partial: str | Path | None = None,
+    out: str | Path | None = None,
 ) -> Graph:
     """Trace `prompt` (text, or token ids with their BOS) to a Graph of what made the next token.
 
@@ -78,9 +79,9 @@ def trace(
     neuron is a target (sources.py), or `none` to leave such MLPs whole, as error leaves. `targets`: see targets.py;
     default the likeliest next tokens. `memory_mib` bounds the working memory of the recording pass; the result has at
     most about `max_edges` edges. `partial` names a folder in which finished rows are kept until all are there: after an
-    interruption the same call goes on (not with `select="influence"`, which starts again). Edges carry the model's dtype:
-    float64 models close to 1e-10 or better, float32 models to about 1e-6. Raises UserError for what cannot be traced,
-    or when memory runs out.
+    interruption the same call goes on (not with `select="influence"`, which starts again). `out`: a file to save the graph
+    to as well, before they go. Edges carry the model's dtype: float64 models close to 1e-10 or better, float32 models to
+    about 1e-6. Raises UserError for what cannot be traced, or when memory runs out.
     """
     settings = Settings(
         max_features=max_features,
@@ -94,7 +95,7 @@ def trace(
     tokens, given = prompt_tokens(model, prompt), parts(dictionaries or [])
     try:
         with torch.no_grad():
-            return _trace(model, prompt, tokens, given, targets, settings, partial)
+            return _trace(model, prompt, tokens, given, targets, settings, partial, out)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "alloc" not in str(error) and "out of memory" not in str(error):
             raise
@@ -127,6 +128,7 @@ def _trace(
     targets: Sequence[Any] | None,
     settings: Settings,
     partial: str | Path | None,
+    out: str | Path | None,
 ) -> Graph:
     check_model(model, tokens)
     machine = build_machine(model, tokens, given, settings.neurons, direction_sites(model, targets))
@@ -138,17 +140,26 @@ def _trace(
     targets_rows = [row for _, row in rows]
     if settings.select == "influence":
         nodes, pieces = _by_influence(machine, totals, strings, wanted, targets_rows, settings)
-        return _graph(machine, nodes, pieces, wanted, metadata)
+        return _graph(machine, nodes, pieces, wanted, metadata, out)
     with remembering(partial, metadata) as memory:
         nodes, pieces = _by_attribution(machine, totals, strings, wanted, targets_rows, settings, memory)
-        return _graph(machine, nodes, pieces, wanted, metadata)
+        return _graph(machine, nodes, pieces, wanted, metadata, out)
 
 
 def _graph(
-    machine: Machine, nodes: list[Node], pieces: list[Piece], wanted: list[Target], metadata: dict[str, Any]
+    machine: Machine,
+    nodes: list[Node],
+    pieces: list[Piece],
+    wanted: list[Target],
+    metadata: dict[str, Any],
+    out: str | Path | None,
 ) -> Graph:
     edges, values = assemble(pieces, len(nodes) + len(wanted))
-    return Graph([*nodes, *target_nodes(machine, wanted, values[len(nodes) :].tolist())], edges, values, metadata)
+    targets = target_nodes(machine, wanted, values[len(nodes) :].tolist())
+    graph = Graph([*nodes, *targets], edges, values, metadata | complete_cuts(machine))
+    if out is not None:
+        graph.save(out)
+    return graph
 
 
 def _by_attribution(

@@ -33,6 +33,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors makes its files for the owner alone
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -59,11 +62,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file atomically; tensors are made contiguous on the CPU."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, str(temporary), metadata=dict(metadata) if metadata else None)
+        try:
+            save_file(plain, str(temporary), metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            raise OSError(f"could not write {path}: {error}") from error
 
 
 def read_tensors(path: Path, what: str) -> dict[str, Tensor]:

@@ -219,15 +219,22 @@ def _hash_vocabulary(tokenizer: Any) -> str:
 def to_tokens(model: TransformerBridge, text: str) -> Int[Tensor, "seq"]:
     """Token ids of `text` on the model's device, with the model's one BOS token in front if it has one.
 
-    Nothing else is added: special tokens appear only where `text` spells them. Raises UserError for empty text.
+    Nothing else is added: special tokens appear only where `text` spells them, and a text that spells the BOS itself gets no
+    second one. Raises UserError for empty text and for halves of surrogate pairs.
     """
     tokenizer: Any = model.tokenizer
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"expected text that UTF-8 can hold; got {error.reason} at character {error.start}; mend it"
+        ) from error
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UserError("expected text of at least one token; got an empty string; give some text")
     bos = model_info(model).bos
     device = next(model.parameters()).device
-    return torch.tensor(ids if bos is None else [bos, *ids], dtype=torch.int64, device=device)
+    return torch.tensor(ids if bos is None or ids[0] == bos else [bos, *ids], dtype=torch.int64, device=device)
 
 
 def token_strings(model: TransformerBridge, tokens: Int[Tensor, "seq"]) -> list[str]:

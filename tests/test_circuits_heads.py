@@ -271,7 +271,9 @@ def test_another_model_or_other_dictionaries_are_refused(llama):
     with pytest.raises(UserError, match="the model that the graph was traced with"):
         split_heads(graph, toys.boot("llama", seed=1), given)
     more = split_heads(graph, model, [*given, toys.part("blocks.2.hook_resid_pre")])
-    assert torch.equal(more.weights, split_heads(graph, model, given).weights)  # what was not traced with it is left out
+    assert torch.equal(
+        more.weights, split_heads(graph, model, given).weights
+    )  # what was not traced with it is left out
     for other in ([], [replace(given[0], b_enc=given[0].b_enc + 1)]):
         with pytest.raises(UserError, match="the dictionaries that the graph was traced with"):
             split_heads(graph, model, other)

@@ -248,6 +248,6 @@ def _title(graph: Graph) -> str:
     scores = graph.scores()
     prompt = plotly_text(readable(graph.metadata.get("prompt", ""), 90))
     return (
-        f"<b>{prompt}</b><br>residual {graph.residual:.1e} · replacement {scores.replacement:.2f} · "
+        f"<b>{prompt}</b><br>{plotly_text(readable(graph.closure))} · replacement {scores.replacement:.2f} · "
         f"completeness {scores.completeness:.2f}"
     )

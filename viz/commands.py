@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ..saes.cli import Folder, Result, sae_train
+from ..saes.errors import UserError
 
 Text = Annotated[str, tyro.conf.Positional]
 
@@ -134,6 +135,8 @@ def trace(
     """
     from .. import circuits
 
+    if out.is_dir():
+        raise UserError(f"expected a file for the graph; {out} is a folder; give for example {out / 'france.graph'}")
     loaded = load(model, "float32", device)
     opened = [circuits.open_dictionaries(folder) for folder in dictionaries]
     graph = circuits.trace(
@@ -147,8 +150,8 @@ def trace(
         centred=centred,
         memory_mib=memory_mib,
         partial=out.with_name(out.name + ".partial"),
+        out=out,
     )
-    graph.save(out)
     return {"out": str(out), **graph_numbers(graph)}
 
 
@@ -281,6 +284,12 @@ def load(name: str, dtype: str, device: str | None) -> Any:
     from ..saes.models import faster_dtype, load_model
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"expected a device that is here; got {device} ({str(error).splitlines()[0]}); try cpu"
+        ) from error
     return load_model(name, device, faster_dtype(device) if dtype == "auto" else getattr(torch, dtype))
 
 

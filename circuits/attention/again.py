@@ -46,6 +46,10 @@ class Again(NamedTuple):
 def take_up(graph: Graph, model: TransformerBridge, dictionaries: Any = None) -> Again:
     """Rebuild what `graph` was traced with; UserError when the model or a dictionary is another one."""
     given = same_origin(graph, model, parts(dictionaries or []))
+    if not {"neurons", "centred"} <= graph.metadata["settings"].keys():
+        raise UserError(
+            "expected an attribution graph; got a patching baseline, whose edges are no cotangents; trace the prompt"
+        )
     settings, wanted = graph.metadata["settings"], [_target(data) for data in graph.metadata["targets"]]
     tokens = prompt_tokens(model, torch.tensor(graph.metadata["tokens"]))
     with torch.no_grad():

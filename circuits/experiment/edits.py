@@ -159,6 +159,10 @@ class Catalogue:
                     "pass it in dictionaries"
                 )
         width = self.width(key)
+        if node.index < 0:
+            raise UserError(
+                f"expected one feature; got {node.label!r}, a supernode; change its members in the graph before collapse()"
+            )
         if not 0 <= node.index < width:
             raise UserError(
                 f"expected a {node.kind} index below {width} in block {node.layer}; got {node.index}; is it another model's?"

@@ -79,21 +79,25 @@ def intervene(
 
 
 def ablate(
-    model: TransformerBridge, prompt: str | Tensor, nodes: Iterable[Node], dictionaries: Any = None
+    model: TransformerBridge, prompt: str | Tensor, nodes: Node | Iterable[Node], dictionaries: Any = None
 ) -> Float[Tensor, "token vocab"]:
     """Logits of `prompt` with the features `nodes` set to zero at their positions, all else free to respond."""
-    return intervene(model, prompt, Edit(list(nodes)), dictionaries).logits
+    return intervene(model, prompt, Edit(_nodes(nodes)), dictionaries).logits
 
 
 def steer(
-    model: TransformerBridge, prompt: str | Tensor, nodes: Iterable[Node], scale: float, dictionaries: Any = None
+    model: TransformerBridge, prompt: str | Tensor, nodes: Node | Iterable[Node], scale: float, dictionaries: Any = None
 ) -> Float[Tensor, "token vocab"]:
     """Logits of `prompt` with the activations of `nodes` multiplied by `scale` (0 ablates, -1 negates, 1 changes nothing).
 
     `dictionaries`: those that the latents among `nodes` belong to. Raises UserError for nodes that are no features of
     this model or lie outside the prompt.
     """
-    return intervene(model, prompt, Edit(list(nodes), "scale", scale), dictionaries).logits
+    return intervene(model, prompt, Edit(_nodes(nodes), "scale", scale), dictionaries).logits
+
+
+def _nodes(nodes: Node | Iterable[Node]) -> list[Node]:
+    return [nodes] if isinstance(nodes, Node) else list(nodes)
 
 
 def run_edited(

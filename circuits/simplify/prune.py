@@ -25,14 +25,18 @@ from ..graph import FACTORS, FEATURES, TARGETS, Edges, Graph, Node
 from .scores import blocks, influence, into, normalised, target_weights
 
 
-def prune(graph: Graph, nodes: float = 0.8, edges: float = 0.98) -> Graph:
-    """The graph's part that carries the share `nodes` of influence on nodes, and `edges` of that on edges."""
+def prune(graph: Graph, nodes: float = 0.8, edges: float = 0.98, *, compatible: bool = False) -> Graph:
+    """The graph's part that carries the share `nodes` of influence on nodes, and `edges` of that on edges.
+
+    The share of nodes is of what reaches features and the leaves that can go; `compatible` counts it over all nodes, tokens
+    too, as circuit-tracer does, which keeps fewer.
+    """
     for name, share in (("nodes", nodes), ("edges", edges)):
         if not 0 <= share <= 1:
             raise UserError(f"expected {name} as a share from 0 to 1; got {share}; give for example 0.8")
     weights = target_weights(graph)
     arriving = influence(graph.edges, normalised(graph.edges, len(graph)), weights)
-    kept = _kept_nodes(graph, arriving, nodes)
+    kept = _kept_nodes(graph, arriving, nodes, compatible)
     alive = _kept_edges(graph, kept, weights, edges)
     kept, alive = _settle(graph, kept, alive)
     small = fold(graph, kept, alive)
@@ -61,10 +65,10 @@ def _largest(size: Float[Tensor, "item"], share: float) -> Bool[Tensor, "item"]:
     return keep
 
 
-def _kept_nodes(graph: Graph, arriving: Float[Tensor, "node"], share: float) -> Bool[Tensor, "node"]:
-    always = graph.is_kind("token", *TARGETS)
-    candidate = ~always & ~graph.is_kind("rest")
-    return always | _largest(arriving * candidate, share)
+def _kept_nodes(graph: Graph, arriving: Float[Tensor, "node"], share: float, compatible: bool) -> Bool[Tensor, "node"]:
+    always, folded = graph.is_kind("token", *TARGETS), graph.is_kind("rest")
+    counted = torch.ones_like(always) if compatible else ~always & ~folded
+    return always | (_largest(arriving * counted, share) & ~folded)
 
 
 def _kept_edges(

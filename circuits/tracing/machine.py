@@ -64,6 +64,12 @@ class Machine(NamedTuple):
         return any(Station(layer, place) in self.cuts for place in places)
 
 
+def complete_cuts(machine: Machine) -> dict[str, list[str]]:
+    """What a graph's metadata say of dictionaries of the stream: nothing below these sites acts past them."""
+    sites = [cut.site for station, cut in machine.cuts.items() if station.place in (Place.STREAM, Place.MIDDLE)]
+    return {"complete_cuts": sites} if sites else {}
+
+
 class Placed(NamedTuple):
     """A part with canonical sites and the stations it is read and written at."""
 
@@ -97,6 +103,8 @@ def build_machine(
 def _canonical(model: TransformerBridge, part: Part) -> Part:
     """The part with its sites spelled as this model's hooks are."""
     _same_model(model, part)
+    if not all(tensor.isfinite().all() for tensor in part.tensors()):
+        raise UserError(f"expected finite weights; the dictionary of {part.read} has NaN or infinity; load it anew")
     renamed = {site: resolve_site(model, site) for site in (part.read, *part.W_dec)}
     return replace(
         part,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,8 @@ def _direction(model: TransformerBridge, machine: Machine, wish: Direction) -> t
             f"expected a direction [{x.shape[1]}] at a site of the residual stream or an MLP's input; got {list(vector.shape)} "
             f"at {wish.site}; choose another site"
         )
+    if not (vector.isfinite().all() and math.isfinite(wish.bias)):
+        raise UserError(f"expected a direction of finite numbers; got NaN or infinity in {wish.label!r}; check it")
     norm = frozen.blocks[station.layer].mlp_norm if station.place in NORMED else None
     if norm is not None and wish.site.endswith("hook_normalized"):
         norm = norm._replace(gain=torch.ones_like(norm.gain), bias=None)
