@@ -6,7 +6,8 @@ import math
 
 import fakes
 import pytest
-from unweave.circuits import Graph
+import torch
+from unweave.circuits import Edges, Graph, Node
 from unweave.viz import circuit_figure, feature_figure, training_figure
 from unweave.viz.layout import draw
 from unweave.viz.text import jsonable, number, plotly_text, readable, visible
@@ -225,3 +226,17 @@ def test_hover_tells_the_examples_of_the_store_of_that_very_dictionary(store):
     mine, others = hover(store.manifest["dictionary"]["fingerprint"]), hover("of another dictionary")
     assert f"<b>{plotly_text(visible(example.tokens[example.focus], 24))}</b>" in mine.replace("\u2423", "\u2423")
     assert len(mine.split("<br>")) > len(others.split("<br>"))
+
+
+def test_edges_inside_a_layer_lead_upwards():
+    """What an attention's dictionary writes, the MLP of the same layer reads: it has a row below."""
+    nodes = [
+        Node("token", -1, 0, 5, 1.0, "a"),
+        Node("latent", 1, 0, 2, 1.0, "z", site="blocks.1.attn.hook_z"),
+        Node("latent", 1, 0, 3, 1.0, "mlp", site="blocks.1.mlp.hook_in"),
+        Node("logit", 2, 0, 9, 1.0, "b", weight=1.0),
+    ]
+    edges = Edges(torch.tensor([1, 2, 3]), torch.tensor([0, 1, 2]), torch.ones(3))
+    drawing = draw(Graph(nodes, edges, torch.tensor([math.nan, 1.0, 1.0, 1.0]), {"token_strings": ["a"]}))
+    assert [drawing.y[item] for item in range(4)] == [0, 1, 2, 3]
+    assert [name for _, name in drawing.rows] == ["input", "L1 attn", "layer 1", "output"]

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..circuits import Graph, Node
-from ..circuits.graph import TARGETS
+from ..circuits.graph import FACTORS, TARGETS
 from ..circuits.simplify.scores import influence, normalised, target_weights
 
 LETTERS = 13  # of a token for which its column makes room
@@ -96,16 +96,40 @@ def _strongest(
     return [DrawnEdge(*edge) for edge in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def _level(node: Node) -> tuple[int, int]:
+STAGES = (
+    "stream in",
+    "attention",
+    "middle",
+    "factors",
+    "",
+)  # rows of one layer, upwards; the last is its MLP and all else
+
+
+def _stage(node: Node) -> int:
+    """Which of its layer's rows a node stands in, so that edges inside a layer lead upwards."""
+    parts = (
+        "hook_resid_pre" in node.site,
+        node.kind == "head" or "attn" in node.site or "ln1_post" in node.site,
+        "hook_resid_mid" in node.site,
+        node.kind in FACTORS,
+        True,
+    )
+    return parts.index(True)
+
+
+def _level(node: Node) -> tuple[int, int, int]:
     if node.kind in TARGETS:
-        return (2, 0)
-    return (0, 0) if node.layer < 0 else (1, node.layer)
+        return (2, 0, 0)
+    return (0, 0, 0) if node.layer < 0 else (1, node.layer, _stage(node))
 
 
 def _rows(graph: Graph, chosen: list[int]) -> tuple[dict[int, float], list[tuple[float, str]]]:
     levels = sorted({_level(graph.nodes[number]) for number in chosen})
     names = {0: "input", 2: "output"}
-    rows = [(float(row), names.get(level[0], f"layer {level[1]}")) for row, level in enumerate(levels)]
+    rows = [
+        (float(row), names.get(place) or (f"L{layer} {STAGES[stage]}" if STAGES[stage] else f"layer {layer}"))
+        for row, (place, layer, stage) in enumerate(levels)
+    ]
     return {number: float(levels.index(_level(graph.nodes[number]))) for number in chosen}, rows
 
 
