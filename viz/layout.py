@@ -96,13 +96,8 @@ def _strongest(
     return [DrawnEdge(*edge) for edge in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-STAGES = (
-    "stream in",
-    "attention",
-    "middle",
-    "factors",
-    "",
-)  # rows of one layer, upwards; the last is its MLP and all else
+# Rows of one layer, upwards; the last is its MLP and all else.
+STAGES = ("stream", "attn", "mid", "gates", "")
 
 
 def _stage(node: Node) -> int:
