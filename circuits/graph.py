@@ -97,7 +97,7 @@ class Graph:
         NaN where there is no ledger (patching baselines, others' graphs), or where a target's value is not a number.
         """
         rows = ~self.row_values.isnan()
-        if len(self.edges.weight) and (not rows.any() or self.row_values[self.targets].isnan().any()):
+        if self.row_values[self.targets].isnan().any() or (len(self.edges.weight) and not rows.any()):
             return float("nan")
         return float(self.row_residuals()[rows].max()) if rows.any() else 0.0
 
