@@ -54,13 +54,15 @@ def run_command(call: Callable[[], Result], as_json: bool) -> int:
 
 
 def shown(value: Any) -> str:
-    """A number, list or mapping as a person reads it; a list of strings takes a line each, a table only its length."""
+    """A number, list or mapping as a person reads it; a list of strings takes a line each, a table or a long list only its length."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {shown(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        if len(value) > 3 and all(isinstance(item, dict) for item in value):
+        if (len(value) > 3 and all(isinstance(item, dict) for item in value)) or (
+            len(value) > 12 and not any(isinstance(item, str) for item in value)
+        ):
             return f"{len(value)} (--json lists them)"
         lines = any(isinstance(item, str) for item in value)
         return ("\n" + " " * 26 if lines else " ").join(shown(item) for item in value)
