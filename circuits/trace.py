@@ -133,16 +133,15 @@ def _trace(
     check_model(model, tokens)
     machine = build_machine(model, tokens, given, settings.neurons, direction_sites(model, targets))
     wanted = resolve(model, machine, targets)
-    rows = seeds(model, machine, wanted, settings.centred)
-    totals = Totals(machine, [seed for seed, _ in rows])
+    seeded = seeds(model, machine, wanted, settings.centred)
+    totals, rows = Totals(machine, [seed for seed, _ in seeded]), [row for _, row in seeded]
     strings = token_strings(model, tokens)
     metadata = _metadata(model, prompt, tokens, strings, given, wanted, settings)
-    targets_rows = [row for _, row in rows]
     if settings.select == "influence":
-        nodes, pieces = _by_influence(machine, totals, strings, wanted, targets_rows, settings)
+        nodes, pieces = _by_influence(machine, totals, strings, wanted, rows, settings)
         return _graph(machine, nodes, pieces, wanted, metadata, out)
     with remembering(partial, metadata) as memory:
-        nodes, pieces = _by_attribution(machine, totals, strings, wanted, targets_rows, settings, memory)
+        nodes, pieces = _by_attribution(machine, totals, strings, wanted, rows, settings, memory)
         return _graph(machine, nodes, pieces, wanted, metadata, out)
 
 

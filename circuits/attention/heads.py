@@ -152,7 +152,7 @@ def _rows(graph: Graph, again: Again, wanted: list[int]) -> list[Targets]:
     for each in again.rows:
         mine = torch.isin(each.nodes, asked).nonzero()[:, 0]
         if len(mine):
-            rows.append(_only(each, mine))
+            rows.append(each.only(mine))
     absent = set(wanted) - {i for each in rows for i in each.nodes.tolist()}
     if absent:
         node = graph.nodes[min(absent)]
@@ -161,14 +161,6 @@ def _rows(graph: Graph, again: Again, wanted: list[int]) -> list[Targets]:
             "name features (of neurons traced in two, their gate and up nodes) or targets"
         )
     return rows
-
-
-def _only(rows: Targets, chosen: Int[Tensor, "chosen"]) -> Targets:
-    return rows._replace(
-        positions=rows.positions[chosen.to(rows.positions.device)],
-        nodes=rows.nodes[chosen],
-        build=lambda places: rows.build(chosen[places.to(chosen.device)]),
-    )
 
 
 def _layers(machine: Machine, rows: list[Targets], layers: Sequence[int] | None) -> list[int]:

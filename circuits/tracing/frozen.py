@@ -206,7 +206,7 @@ def capture(model: TransformerBridge, tokens: Int[Tensor, "token"], sites: Colle
         raise UserError(
             f"expected a decoder that fires {missing[0]}; got {model.cfg.model_name}, which does not; trace another model"
         )
-    broken = next((name for name, value in seen.items() if not _is_finite(value)), None)
+    broken = next((name for name, value in seen.items() if not is_finite(value)), None)
     if broken is not None:
         raise UserError(
             f"expected finite activations; got NaN or infinity at {broken}; check the model's weights and dtype"
@@ -262,7 +262,8 @@ def quiet() -> warnings.catch_warnings:
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
-def _is_finite(value: Tensor) -> bool:
+def is_finite(value: Tensor) -> bool:
+    """No NaN or infinity; one sum where there is none, since that reads the tensor once and makes no mask."""
     return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
 
 

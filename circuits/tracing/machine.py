@@ -26,7 +26,7 @@ from ...saes.errors import UserError
 from ...saes.models import model_info
 from ...saes.sites import resolve_site
 from ..parts import Part
-from .frozen import FrozenPass, Norm, capture
+from .frozen import FrozenPass, Norm, capture, is_finite
 from .sources import Latents, NeuronRule, Neurons, Source, is_sum_of_neurons
 from .stations import NORMED, TRANSCODED, Place, Station, locate
 
@@ -103,7 +103,7 @@ def build_machine(
 def _canonical(model: TransformerBridge, part: Part) -> Part:
     """The part with its sites spelled as this model's hooks are."""
     _same_model(model, part)
-    if not all(tensor.isfinite().all() for tensor in part.tensors()):
+    if not all(is_finite(tensor) for tensor in part.tensors()):
         raise UserError(f"expected finite weights; the dictionary of {part.read} has NaN or infinity; load it anew")
     renamed = {site: resolve_site(model, site) for site in (part.read, *part.W_dec)}
     return replace(
@@ -149,7 +149,7 @@ def _place(model: TransformerBridge, frozen: FrozenPass, part: Part) -> Placed:
             raise UserError(
                 f"expected a dictionary of width {frozen.at[site].shape[1]} at {site}; got {rows.shape[1]}; is it another model's?"
             )
-    return Placed(part, read, _read_norm(frozen, part, read), writes)
+    return Placed(part, read, read_norm(frozen, part.read, read), writes)
 
 
 def _check_skip(frozen: FrozenPass, part: Part, read: Station, write: Station) -> None:
@@ -163,11 +163,12 @@ def _check_skip(frozen: FrozenPass, part: Part, read: Station, write: Station) -
         )
 
 
-def _read_norm(frozen: FrozenPass, part: Part, read: Station) -> Norm | None:
+def read_norm(frozen: FrozenPass, site: str, read: Station) -> Norm | None:
+    """The norm through which a site reads the stream: without gain and bias inside the norm, None where there is none."""
     if read.place not in NORMED:
         return None
     norm = frozen.blocks[read.layer].mlp_norm
-    if norm is not None and part.read.endswith("hook_normalized"):
+    if norm is not None and site.endswith("hook_normalized"):
         return norm._replace(gain=torch.ones_like(norm.gain), bias=None)
     return norm
 
@@ -230,10 +231,11 @@ def _cut(frozen: FrozenPass, sources: list[Source], station: Station, writers: l
     for source in written:
         constant = constant + source.constant(station)
     constant[0] = 0
-    if any(isinstance(source, Neurons) for source in written):
+    latents = [source for source in written if isinstance(source, Latents)]
+    if len(latents) < len(written):  # neurons are all of what they write
         return Cut(site, writers, y[0], None, constant)
     error = y.clone()
-    for source in written:
+    for source in latents:
         error = error - source.reconstruction(station)
     error[0] = 0
     return Cut(site, writers, y[0], error, constant)

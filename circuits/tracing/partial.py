@@ -60,7 +60,7 @@ class Partial:
             if bool(open_rows.all()):
                 left.append(each)
             elif bool(open_rows.any()):
-                left.append(_subset(each, open_rows.nonzero()[:, 0]))
+                left.append(each.only(open_rows.nonzero()[:, 0]))
         return left
 
     def keep(self, piece: Piece) -> Piece:
@@ -79,12 +79,6 @@ def _digest(piece: Piece) -> Tensor:
         digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
-
-
-def _subset(targets: Targets, rows: torch.Tensor) -> Targets:
-    return targets._replace(
-        positions=targets.positions[rows], nodes=targets.nodes[rows], build=lambda chosen: targets.build(rows[chosen])
-    )
 
 
 @contextmanager

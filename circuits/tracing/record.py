@@ -50,6 +50,14 @@ class Targets(NamedTuple):
     build: Callable[[Int[Tensor, "chosen"]], Rows]
     nodes: Int[Tensor, "row"]
 
+    def only(self, places: Int[Tensor, "kept"]) -> Targets:
+        """Some of these rows."""
+        return self._replace(
+            positions=self.positions[places.to(self.positions.device)],
+            nodes=self.nodes[places],
+            build=lambda chosen: self.build(places[chosen.to(places.device)]),
+        )
+
 
 class Recorded(NamedTuple):
     """A batch of finished rows: which nodes, their values in the forward pass, their dense rows."""

@@ -139,15 +139,7 @@ def _rows(wanted: list[tuple[Targets, int]]) -> Iterator[Targets]:
     for each, place in wanted:
         groups.setdefault(id(each), (each, []))[1].append(place)
     for each, places in groups.values():
-        yield _only(each, torch.tensor(places))
-
-
-def _only(targets: Targets, places: Int[Tensor, "row"]) -> Targets:
-    return targets._replace(
-        positions=targets.positions[places],
-        nodes=targets.nodes[places],
-        build=lambda chosen: targets.build(places[chosen]),
-    )
+        yield each.only(torch.tensor(places))
 
 
 def _has_row(layout: Layout, rows: Expanded) -> Bool[Tensor, "node"]:

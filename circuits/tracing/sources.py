@@ -101,10 +101,6 @@ class Neurons:
         out = self.values.new_zeros(len(self.values), self.W_out.shape[1])
         return out if self.b_out is None else out + self.b_out
 
-    def reconstruction(self, station: Station) -> Float[Tensor, "token d"]:
-        """What all of them write, which is everything."""
-        return self.write(station, self.post) + self.constant(station)
-
     def attribution(self, station: Station, g: Float[Tensor, "token d"]) -> Float[Tensor, "token slot"]:
         """value * (g . row) of every source, for one cotangent g at the station."""
         return self.values * (g @ self.W_out.T)

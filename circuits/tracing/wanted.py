@@ -14,7 +14,7 @@ from ...saes.sites import layer_of, resolve_site
 from ..graph import Node
 from ..targets import Direction, FeatureAt, Target, default_targets, given_targets, logit_rows
 from .frozen import Norm
-from .machine import Machine
+from .machine import Machine, read_norm
 from .record import Targets
 from .sources import Latents, Neurons, Rows
 from .stations import NORMED, Place, Station, locate
@@ -120,9 +120,7 @@ def _direction(model: TransformerBridge, machine: Machine, wish: Direction) -> t
         )
     if not (vector.isfinite().all() and math.isfinite(wish.bias)):
         raise UserError(f"expected a direction of finite numbers; got NaN or infinity in {wish.label!r}; check it")
-    norm = frozen.blocks[station.layer].mlp_norm if station.place in NORMED else None
-    if norm is not None and wish.site.endswith("hook_normalized"):
-        norm = norm._replace(gain=torch.ones_like(norm.gain), bias=None)
+    norm = read_norm(frozen, wish.site, station)
     bias = vector.new_tensor([wish.bias])
     return Rows(vector[None], bias, (x[wish.position] @ vector)[None] + bias), station, norm
 
