@@ -12,19 +12,19 @@ Importing this package costs little more than importing torch: transformer_lens 
 
 from .cache import cache
 from .codes import Codes
-from .collect import collect
 from .config import DictionaryConfig, TrainConfig
 from .corpus import Document, bundled, read_documents
 from .dictionary import Dictionary
 from .errors import UserError
 from .evaluate import Metrics, evaluate
-from .features import FeatureTable, features
+from .latents.collect import collect
+from .latents.features import FeatureTable, features
+from .latents.stats import FeatureStats
+from .latents.store import Feature, FeatureStore
 from .models import ModelInfo, load_model, model_info, to_tokens, token_strings
 from .shards import Batch, Shards
 from .sites import resolve_site
 from .splice import splice
-from .stats import FeatureStats
-from .store import Feature, FeatureStore
 from .train import train
 
 __all__ = [

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from unweave.circuits import Edges, Graph, Node
 from unweave.saes.io import write_json, write_tensors
-from unweave.saes.stats import histogram_edges
-from unweave.saes.store import FORMAT, VERSION, FeatureStore
+from unweave.saes.latents.stats import histogram_edges
+from unweave.saes.latents.store import FORMAT, VERSION, FeatureStore
 
 HOSTILE = [
     "<img src=x onerror=window.__pwned=1>", "</script><script>window.__pwned=2</script>", "<!--<script>",

@@ -8,8 +8,8 @@ import toys
 from saes_toys import MLP_IN, MLP_OUT, RESID, cached, dictionary, model
 from torch.testing import assert_close
 from unweave.saes import Codes, FeatureStats, FeatureStore, UserError, collect
-from unweave.saes.collect import block_spans, example_entropies
-from unweave.saes.stats import BINS, LOWEST, histogram_edges
+from unweave.saes.latents.collect import block_spans, example_entropies
+from unweave.saes.latents.stats import BINS, LOWEST, histogram_edges
 
 LATENTS, EXAMPLES = 13, 4
 

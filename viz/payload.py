@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..circuits import Edges, Graph, Node
 from ..saes import Feature, FeatureStore
-from ..saes.store import Example
+from ..saes.latents.store import Example
 from .circuit import STYLES, column_name
 from .figures import training_figure
 from .layout import draw

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .errors import UserError
-from .io import map_tensors, read_json, write_json, write_tensors
-from .shards import Shards
+from ..errors import UserError
+from ..io import map_tensors, read_json, write_json, write_tensors
+from ..shards import Shards
 from .stats import histogram_edges
 
 FORMAT, VERSION = "unweave.features", 1

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from .cache import capture
-from .dictionary import Dictionary
-from .errors import UserError
-from .models import model_info, to_tokens, token_strings
-from .sites import resolve_site
-from .splice import check_model
-from .text import Block, pad_blocks
+from ..cache import capture
+from ..dictionary import Dictionary
+from ..errors import UserError
+from ..models import model_info, to_tokens, token_strings
+from ..sites import resolve_site
+from ..splice import check_model
+from ..text import Block, pad_blocks
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -17,12 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from .dictionary import Dictionary
-from .errors import UserError
-from .evaluate import check_shards, check_source
-from .models import load_model, model_info
-from .shards import Shards
-from .splice import check_model
+from ..dictionary import Dictionary
+from ..errors import UserError
+from ..evaluate import check_shards, check_source
+from ..models import load_model, model_info
+from ..shards import Shards
+from ..splice import check_model
 from .stats import FeatureStats
 from .store import FeatureStore, write_store
 

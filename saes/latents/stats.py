@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..kernels import segment
-from .codes import Codes
+from ...kernels import segment
+from ..codes import Codes
 
 BINS = 56
 LOWEST = (

@@ -1,0 +1,1 @@
+"""What each latent does: gathered in one pass, kept in a folder, looked up at once."""
