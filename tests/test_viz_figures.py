@@ -165,7 +165,7 @@ def test_jsonable_bounds_depth_and_numbers():
 
 
 def test_a_graph_without_targets_is_drawn_all_the_same():
-    from unweave.viz.payload import graph_payload
+    from unweave.viz.answers.graphs import graph_payload
 
     graph = fakes.graph()
     nodes = [node._replace(kind="neuron") if node.kind == "logit" else node for node in graph.nodes]

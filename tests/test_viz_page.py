@@ -10,7 +10,7 @@ import fakes
 import pytest
 from unweave.saes import UserError
 from unweave.viz import show, write_page
-from unweave.viz.api import answer, frozen
+from unweave.viz.answers import answer, frozen
 from unweave.viz.display import Embedded
 from unweave.viz.page import bundle, escaped_json, page_html, static
 from unweave.viz.things import open_things

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..saes.io import atomic_path
-from .api import frozen
+from .answers import frozen
 from .things import Things, open_things
 
 _STATIC = Path(__file__).parent / "static"
@@ -56,8 +56,9 @@ def page_html(things: Things | Sequence[Any], *, title: str | None = None, cards
     return fill(
         static("index.html"),
         {
+            "host": "page",
             "policy": f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">',
-            "style": f"<style>\n{static('style.css')}</style>",
+            "style": "<style>\n" + "\n".join(static(name) for name in styles()) + "</style>",
             "data": data,
             "script": "\n".join(f"<script>{script}</script>" for script in scripts),
         },
@@ -72,6 +73,11 @@ def fill(template: str, parts: dict[str, str]) -> str:
 def assets() -> list[str]:
     """The names of the front end's files."""
     return sorted(path.name for path in _STATIC.iterdir())
+
+
+def styles() -> list[str]:
+    """The names of the style sheets, the common one first."""
+    return sorted((name for name in assets() if name.endswith(".css")), key=lambda name: (name != "style.css", name))
 
 
 def static(name: str) -> str:

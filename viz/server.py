@@ -21,8 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .api import answer
-from .page import assets, fill, static
+from .answers import answer
+from .page import assets, escaped_json, fill, static, styles
 from .things import Things, open_things
 
 if TYPE_CHECKING:
@@ -80,10 +80,8 @@ def application(things: Things, token: str) -> Starlette:
     from starlette.responses import PlainTextResponse, Response
     from starlette.routing import Mount, Route
 
-    from .page import escaped_json
-
     types = {name: TYPES[Path(name).suffix] for name in assets() if Path(name).suffix in TYPES}
-    fresh = lambda path: escaped_json(answer(things, path))  # noqa: E731
+    fresh = lambda path: encoded(answer(things, path))  # noqa: E731
     kept = lru_cache(maxsize=256)(fresh)  # what is slow to make and does not change
 
     def page(request: Request) -> Response:
@@ -104,8 +102,8 @@ def application(things: Things, token: str) -> Starlette:
     def api(request: Request) -> Response:
         try:
             path = request.path_params["path"]
-            reply = (kept if path.startswith("graphs/") or "/text/" in path else fresh)(path)
-            return Response(reply, media_type="application/json")
+            content, kind = (kept if path.startswith("graphs/") else fresh)(path)
+            return Response(content, media_type=kind)
         except KeyError:
             return PlainTextResponse("no such path", 404)
 
@@ -113,13 +111,24 @@ def application(things: Things, token: str) -> Starlette:
     return Starlette(routes=[Mount(f"/{token}", routes=routes)], middleware=[Middleware(HostCheck)])
 
 
+def encoded(reply: Any) -> tuple[str | bytes, str]:
+    """An answer as a body and its media type."""
+    if isinstance(reply, bytes):
+        return reply, "application/octet-stream"
+    return escaped_json(reply), "application/json"
+
+
 def _live_page() -> str:
     return fill(
         static("index.html"),
         {
+            "host": "server",
             "policy": "",
             "data": "",
-            "style": '<link rel="stylesheet" href="static/style.css">',
+            "style": "\n".join(
+                [f'<link rel="stylesheet" href="static/{name}">' for name in styles()]
+                + [f'<link rel="modulepreload" href="static/{name}">' for name in assets() if name.endswith(".js")]
+            ),
             "script": '<script type="module" src="static/main.js"></script>',
         },
     )

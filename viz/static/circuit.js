@@ -145,8 +145,10 @@ async function draw(content, index) {
   });
 }
 
-export async function circuit(content, index) {
+async function pane(content, index) {
   view.reload = () => content.isConnected && draw(content, index);
   if (!index.graphs.length) return content.replaceChildren(empty("No circuit."));
   return draw(content, index);
 }
+
+export const circuit = { name: "circuit", title: "Circuit", wanted: (index) => index.graphs.length > 0, draw: pane };

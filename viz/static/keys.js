@@ -1,27 +1,34 @@
 // The keyboard: one table of keys, which is also the help.
 import { h } from "./dom.js";
+import { state } from "./state.js";
 
 const KEYS = [];
 
-export function key(name, meaning, run) {
-  KEYS.push({ name, meaning, run });
+// `run` is called when `name` (as in KeyboardEvent.key) is pressed; with `pane`, only while that pane is shown.
+export function key(name, meaning, run, pane = null) {
+  KEYS.push({ name, meaning, run, pane });
+}
+
+function listed(title, keys) {
+  return keys.length ? [h("h3", {}, title), h("dl", { class: "keys" },
+    keys.map(({ name, meaning }) => [h("dt", {}, h("kbd", {}, name)), h("dd", {}, meaning)]))] : [];
 }
 
 export function help(dialog) {
-  dialog.replaceChildren(h("h2", {}, "Keys"),
-    h("dl", { class: "keys" }, KEYS.map(({ name, meaning }) => [h("dt", {}, h("kbd", {}, name)), h("dd", {}, meaning)])),
+  dialog.replaceChildren(h("h2", {}, "Keys"), ...listed("Here", KEYS.filter(({ pane }) => pane === state.pane)),
+    ...listed("Everywhere", KEYS.filter(({ pane }) => pane === null)),
     h("button", { type: "button", onclick: () => dialog.close() }, "Close"));
   dialog.showModal();
 }
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const typing = event.target.closest?.("input, select, textarea");
+  const typing = event.target.closest?.("input:not([type=range], [type=checkbox], [type=radio]), select, textarea");
   if (typing) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
-  const found = KEYS.find(({ name }) => name === event.key);
+  const found = KEYS.find(({ name, pane }) => name === event.key && pane === state.pane) ?? KEYS.find(({ name, pane }) => name === event.key && pane === null);
   if (!found || document.querySelector("dialog[open]")) return;
   event.preventDefault();
   found.run();

@@ -1,19 +1,22 @@
 // The list of latents: sorted, searched, and drawn only where it is scrolled to; the card stands beside it.
 import { card } from "./card.js";
 import { choice, h, number, words } from "./dom.js";
-import { ask, frozen } from "./transport.js";
-import { on, set, state } from "./state.js";
+import { key } from "./keys.js";
+import { ask, column, frozen, rows } from "./transport.js";
+import { declare, on, set, state } from "./state.js";
 
 const ROW = 46;      // px, the height of a row in style.css
 const SHOWN = ["density", "max_value", "token_entropy"];
-const list = { rows: [], places: [], text: null, refresh() {} };
+declare({ query: "", sort: "-density" });
+const list = { rows: [], places: [], refresh() {} };
 
 on(["query", "sort"], () => list.refresh());
 on(["store"], () => list.reload?.());
 on(["latent"], () => list.select?.());
 
 function matches(table, place, words) {
-  const text = `${table.labels[place] ?? ""} ${list.text?.[place] ?? ""}`.toLowerCase();
+  const shown = table.rows[table.latents[place]];
+  const text = `${table.labels[table.latents[place]] ?? ""} ${shown ? shown.before + shown.token + shown.after : ""}`.toLowerCase();
   return words.every((word) => text.includes(word) || String(table.latents[place]) === word);
 }
 
@@ -28,11 +31,12 @@ function ordered(table) {
 
 function row(table, place, at) {
   const latent = table.latents[place];
-  const label = table.labels[place];
+  const label = table.labels[latent];
+  const shown = table.rows[latent];
   return h("div", { class: "row", role: "row", "data-testid": "latent-row", "data-latent": latent, style: { top: `${at * ROW}px` },
     "aria-selected": String(latent === state.latent), onclick: () => set({ latent }, { push: true }) },
   h("span", { role: "cell", class: "id" }, latent),
-  h("span", { role: "cell", class: label ? "label" : "label sample" }, label ?? list.text?.[place] ?? ""),
+  h("span", { role: "cell", class: label ? "label" : "label sample" }, label ?? (shown ? [shown.before, h("b", {}, shown.token), shown.after] : "")),
   SHOWN.filter((name) => table.columns[name]).map((name) => h("span", { role: "cell", class: "num" }, number(table.columns[name][place]))));
 }
 
@@ -60,7 +64,10 @@ function build(table, index) {
   const draw = () => {
     const first = Math.max(Math.floor(scroll.scrollTop / ROW) - 8, 0);
     const last = Math.min(first + Math.ceil((scroll.clientHeight || 600) / ROW) + 16, list.rows.length);
-    tall.replaceChildren(...list.rows.slice(first, last).map((place, offset) => row(table, place, first + offset)));
+    const shown = list.rows.slice(first, last);
+    tall.replaceChildren(...shown.map((place, offset) => row(table, place, first + offset)));
+    const missing = shown.map((place) => table.latents[place]).filter((latent) => !(latent in table.rows));
+    if (missing.length) rows(table.store, missing).then((found) => { Object.assign(table.rows, found); draw(); }, () => {});
   };
   list.refresh = () => {
     list.rows = ordered(table);
@@ -87,17 +94,21 @@ function countText(table) {
 }
 
 // Select the latent `by` places further down the list.
-export function step(by) {
+function step(by) {
   if (state.pane !== "latents") return set({ pane: "latents" }, { push: true });
   const at = list.places.indexOf(state.latent);
   const next = list.places[Math.min(Math.max(at < 0 ? 0 : at + by, 0), list.places.length - 1)];
   return next === undefined ? undefined : set({ latent: next });
 }
 
-export async function latents(content, index) {
+async function draw(content, index) {
   list.reload = async () => {
     const store = Math.min(state.store, index.stores.length - 1);
-    const table = await ask(`stores/${store}`);
+    const table = { ...await ask(`stores/${store}`), rows: frozen ? await rows(store, []) : {}, store };
+    const names = table.columns;
+    const columns = await Promise.all(names.map((name) => column(store, name)));
+    table.columns = Object.fromEntries(names.map((name, place) => [name, columns[place]]));
+    table.latents ??= Array.from({ length: table.total }, (_, latent) => latent);
     if (store !== Math.min(state.store, index.stores.length - 1)) return;
     const box = h("section", { class: "cardbox", "aria-label": "Feature card", "aria-live": "polite" });
     content.replaceChildren(build(table, index), box);
@@ -111,22 +122,9 @@ export async function latents(content, index) {
       await card(box, store, state.latent, index.stores[store].name, table.total);
     };
     await list.select();
-    readText(store, table);
     requestAnimationFrame(() => list.reveal());
   };
   await list.reload();
-}
-
-// The text of the examples comes block by block; what is there can be searched already.
-async function readText(store, table) {
-  const text = [];
-  list.text = text;
-  for (let block = 0; text.length < table.latents.length && list.text === text; block += 1) {
-    const answer = await ask(`stores/${store}/text/${block}`).catch(() => null);
-    if (!answer?.text.length || list.text !== text) return;
-    text.push(...answer.text);
-    list.refresh();
-  }
 }
 
 // The first latent of the list that is neither dead nor dense.
@@ -135,3 +133,12 @@ function firstInteresting(table) {
   const found = list.rows.find((place) => density && density[place] > 0 && density[place] < 0.01);
   return table.latents[found ?? list.rows[0]];
 }
+
+key("j", "next latent", () => step(1));
+key("k", "previous latent", () => step(-1));
+key("/", "search latents", () => {
+  set({ pane: "latents" });
+  requestAnimationFrame(() => document.querySelector("#search")?.focus());
+});
+
+export const latents = { name: "latents", title: "Latents", wanted: (index) => index.stores.length > 0, draw };

@@ -40,9 +40,11 @@ function circuits(index) {
     index.graphs.map((graph, place) => h("li", {}, link({ pane: "circuit", graph: place, node: null }, {}, graph.prompt || graph.name)))));
 }
 
-export async function overview(content, index) {
+async function pane(content, index) {
   const numbers = Object.entries(index.numbers);
   content.replaceChildren(...[h("h1", {}, index.title), tiles(index), metricsTable(index.runs), circuits(index),
     numbers.length ? h("section", {}, h("h2", {}, "Numbers of this run"), facts(numbers, "numbers")) : null,
     await provenance(index), h("footer", {}, `Unweave ${index.version}`)].filter(Boolean));
 }
+
+export const overview = { name: "overview", title: "Overview", wanted: () => true, draw: pane };

@@ -1,13 +1,23 @@
 // Plotly figures in the page's own colours.
+import { onTheme } from "./theme.js";
 import { plotly } from "./transport.js";
 
-function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+// The colour of a variable as the browser computes it: `light-dark(…)` means nothing to plotly.
+export function colour(name) {
+  const probe = document.body.appendChild(document.createElement("i"));
+  probe.style.color = `var(${name})`;
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+function font() {
+  return getComputedStyle(document.body).fontFamily;
 }
 
 function themed(layout, width) {
   const next = { ...layout, width, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: colour("--ink"), family: colour("--sans"), size: 12 },
+    font: { color: colour("--ink"), family: font(), size: 12 },
     hoverlabel: { bgcolor: colour("--raised"), bordercolor: colour("--line"), font: { color: colour("--ink") } } };
   for (const key of Object.keys(next).filter((name) => /^[xy]axis\d*$/.test(name))) {
     next[key] = { ...next[key], gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), fixedrange: true };
@@ -46,6 +56,5 @@ export async function plot(box, figure) {
     width = box.clientWidth;
     draw();
   }).observe(box);
-  const redraw = () => box.isConnected && draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  onTheme(() => box.isConnected && draw());
 }

@@ -1,17 +1,26 @@
 // One state object; each key has a list of functions to run again when it changes. The URL's hash is the state.
+//
+// A pane declares the keys that it needs: `declare({ query: "" }, { latent: null })`, texts first, then whole numbers.
 
-const DEFAULTS = { pane: "overview", run: 0, store: 0, latent: null, query: "", sort: "-density", graph: 0, node: null };
-const NUMBERS = new Set(["run", "store", "latent", "graph", "node"]);
+const DEFAULTS = {};
+const NUMBERS = new Set();
 const listeners = {};
 
-export const state = { ...DEFAULTS };
+export const state = {};
+
+export function declare(texts, numbers = {}) {
+  for (const name of Object.keys(numbers)) NUMBERS.add(name);
+  for (const [name, value] of Object.entries({ ...texts, ...numbers })) if (!Object.hasOwn(DEFAULTS, name)) DEFAULTS[name] = state[name] = value;
+}
+
+declare({ pane: "overview" }, { run: 0, store: 0, latent: null, graph: 0, node: null });
 
 export function on(keys, run) {
   for (const key of keys) (listeners[key] ??= new Set()).add(run);
 }
 
 export function set(changes, { push = false } = {}) {
-  const changed = Object.keys(changes).filter((key) => key in DEFAULTS && state[key] !== changes[key]);
+  const changed = Object.keys(changes).filter((key) => Object.hasOwn(DEFAULTS, key) && state[key] !== changes[key]);
   if (!changed.length) return;
   for (const key of changed) state[key] = changes[key];
   writeHash(push);
@@ -26,7 +35,7 @@ function notify(changed) {
 export function hashOf(changes) {
   const next = { ...state, ...changes };
   const parts = Object.keys(DEFAULTS).filter((key) => next[key] !== DEFAULTS[key] && next[key] !== null)
-    .map((key) => `${key}=${encodeURIComponent(next[key])}`);
+    .map((key) => `${key}=${encodeURIComponent(String(next[key]).toWellFormed())}`);
   return "#" + parts.join("&");
 }
 

@@ -24,7 +24,9 @@ async function draw(content, index) {
   if (run.rows) requestAnimationFrame(() => plot(box, run.figure).catch((error) => box.replaceChildren(empty(error.message))));
 }
 
-export async function training(content, index) {
+async function pane(content, index) {
   redraw = () => content.isConnected && draw(content, index);
   await draw(content, index);
 }
+
+export const training = { name: "training", title: "Training", wanted: (index) => index.runs.length > 0, draw: pane };

@@ -1,27 +1,113 @@
-// Where answers come from: elements of this page when it is frozen, the local server otherwise. Same paths, same answers.
+// Where answers come from. One interface, three hosts, named by <html data-host>:
+//
+//   page    elements of this file, frozen; nothing can be done, only looked at
+//   server  the local server, over HTTP
+//   frame   a notebook: messages to the widget that holds this frame, which hands them to Python
+//
+// `ask(path)` remembers its answer, `fresh(path)` asks again; `act(name, body)` does something, `stream(…)` hears it being done.
+import { overFrame } from "./frame.js";
 
+const host = document.documentElement.dataset.host;
 const answers = new Map();
-export const frozen = document.querySelector('script[data-path="index"]') !== null;
+export const frozen = host === "page";
 
-async function read(path) {
-  if (frozen) {
+// A host: get(path, kind) → answer or null where there is none, post(path, body) → answer, lines(path, body, each, signal).
+const page = {
+  async get(path) {
     const element = document.querySelector(`script[data-path="${CSS.escape(path)}"]`);
     return element ? JSON.parse(element.textContent) : null;
-  }
-  const reply = await fetch(`api/${path}`);
-  if (reply.status === 404) return null;
-  if (!reply.ok) throw new Error(`the server answered ${reply.status} to ${path}`);
-  return reply.json();
+  },
+  post() { throw new Error("a saved page cannot do this; open the live browser: unweave show"); },
+  lines() { throw new Error("a saved page cannot do this; open the live browser: unweave show"); },
+};
+
+async function checked(reply) {
+  if (reply.ok) return reply;
+  const told = await reply.json().catch(() => null);
+  throw new Error(told?.error ?? `the server answered ${reply.status}`);
 }
+
+const post = (body, signal) => ({ method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
+
+const server = {
+  async get(path, kind) {
+    const reply = await fetch(`api/${path}`);
+    if (reply.status === 404) return null;
+    return kind === "bytes" ? (await checked(reply)).arrayBuffer() : (await checked(reply)).json();
+  },
+  async post(path, body, signal) {
+    return (await checked(await fetch(`api/${path}`, post(body, signal)))).json();
+  },
+  async lines(path, body, each, signal) {
+    const reply = await checked(await fetch(`api/${path}`, post(body, signal)));
+    const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      const parts = (rest + (value ?? "")).split("\n");
+      rest = parts.pop();
+      for (const part of parts) if (part) each(JSON.parse(part));
+      if (done) return;
+    }
+  },
+};
+
+const source = host === "page" ? page : host === "frame" ? overFrame() : server;
 
 // The answer to a path, or null where there is none; asked for once.
 export function ask(path) {
   if (!answers.has(path)) {
-    const answer = read(path);
+    const answer = fresh(path);
     answer.catch(() => answers.delete(path));
     answers.set(path, answer);
   }
   return answers.get(path);
+}
+
+export function fresh(path) {
+  return source.get(path, "json");
+}
+
+// Forget what was remembered of paths that begin so; the next `ask` asks again.
+export function forget(start) {
+  for (const path of answers.keys()) if (path.startsWith(start)) answers.delete(path);
+}
+
+// One statistic of a store as a Float32Array: of all latents, or in a page of those that it carries, in the order of `stores/S`.
+export function column(store, name) {
+  const path = `stores/${store}/columns/${name}`;
+  if (!answers.has(path)) {
+    const read = source.get(path, "bytes").then((data) => (data === null ? null
+      : Array.isArray(data) ? Float32Array.from(data, (value) => value ?? NaN) : new Float32Array(data)));
+    read.catch(() => answers.delete(path));
+    answers.set(path, read);
+  }
+  return answers.get(path);
+}
+
+// What the list shows of some latents, by latent.
+export async function rows(store, latents) {
+  return (await ask(frozen ? `stores/${store}/rows` : `stores/${store}/rows/${latents.join(",")}`)) ?? {};
+}
+
+let abilities = new Set();
+
+export function abilitiesAre(names) {
+  abilities = new Set(frozen ? [] : names);
+}
+
+// Whether this host can do an action.
+export function can(name) {
+  return abilities.has(name);
+}
+
+export function act(name, body, signal) {
+  return source.post(`act/${name}`, body, signal);
+}
+
+// Do something that tells its progress: `each` gets one object at a time; ends when it is done or `signal` is aborted.
+export function stream(name, body, each, signal) {
+  return source.lines(`stream/${name}`, body, each, signal);
 }
 
 export async function plotly() {

@@ -1,0 +1,1 @@
+"""One prompt, asked: which features fire and matter, what changing them does against random directions, what is written then."""

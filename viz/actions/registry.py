@@ -1,0 +1,56 @@
+"""What a live host can do beyond answering: actions (JSON in, JSON out) and streams (JSON in, a line of JSON at a time).
+
+    @action("label")
+    def label(live, body): ...
+
+A body that makes no sense raises UserError, which every host hands to the page as a message. Actions never run from a
+frozen page; `index.can` tells the front end which there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ...saes.errors import UserError
+
+if TYPE_CHECKING:
+    from ..live import Live
+
+Body = dict[str, Any]
+ACTIONS: dict[str, Callable[[Live, Body], Any]] = {}
+STREAMS: dict[str, Callable[[Live, Body], Iterator[Any]]] = {}
+
+
+def action(name: str) -> Callable[[Callable[[Live, Body], Any]], Callable[[Live, Body], Any]]:
+    """Register a function as the action of this name."""
+
+    def register(function: Callable[[Live, Body], Any]) -> Callable[[Live, Body], Any]:
+        ACTIONS[name] = function
+        return function
+
+    return register
+
+
+def stream(name: str) -> Callable[[Callable[[Live, Body], Iterator[Any]]], Callable[[Live, Body], Iterator[Any]]]:
+    """Register a generator function as the stream of this name."""
+
+    def register(function: Callable[[Live, Body], Iterator[Any]]) -> Callable[[Live, Body], Iterator[Any]]:
+        STREAMS[name] = function
+        return function
+
+    return register
+
+
+def act(live: Live, name: str, body: Any) -> Any:
+    """Run an action; KeyError when there is none of this name, UserError for a body that is not an object."""
+    if name not in ACTIONS:
+        raise KeyError(name)
+    return ACTIONS[name](live, checked(body))
+
+
+def checked(body: Any) -> Body:
+    """The body, if it is a JSON object."""
+    if not isinstance(body, dict):
+        raise UserError(f"expected a JSON object; got {type(body).__name__}; send an object")
+    return body

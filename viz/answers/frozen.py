@@ -1,0 +1,65 @@
+"""The answers that a page carries: every path of what is open, for a bounded number of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...saes import FeatureStore
+from ...saes.errors import UserError
+from ..text import number
+from .registry import answer
+from .stores import card_payload, row_payload, store_payload
+
+if TYPE_CHECKING:
+    from ..things import Things
+
+
+def frozen(things: Things, cards: int = 200) -> Iterator[tuple[str, Any]]:
+    """Every path and its answer, with at most `cards` latents over all stores.
+
+    Where the live answer is about all latents (`columns/NAME`, `rows`), a page's is about those that `stores/S` names.
+    """
+    if cards < 1:
+        raise UserError(f"expected at least 1 feature card; got {cards}; give a positive number")
+    yield "index", answer(things, "index")
+    for place in range(len(things.runs)):
+        yield f"runs/{place}", answer(things, f"runs/{place}")
+    graphs: list[Any] = [answer(things, f"graphs/{place}") for place in range(len(things.graphs))]
+    for place, graph in enumerate(graphs):
+        yield f"graphs/{place}", graph
+    share = max(cards // max(len(things.stores), 1), 1)
+    for place, store in enumerate(things.stores.values()):
+        yield from _store(store, f"stores/{place}", _worth_a_card(store, _in_circuits(graphs, place), share))
+
+
+def _store(store: FeatureStore, base: str, latents: list[int]) -> Iterator[tuple[str, Any]]:
+    yield base, store_payload(store, latents)
+    chosen = torch.tensor(latents, dtype=torch.int64)
+    for name, values in store.columns.items():
+        yield f"{base}/columns/{name}", [number(value, 6) for value in values[chosen].tolist()]
+    yield f"{base}/rows", {str(latent): row_payload(store, latent) for latent in latents}
+    for latent in latents:
+        yield f"{base}/latents/{latent}", card_payload(store, latent)
+
+
+def _in_circuits(graphs: list[Any], place: int) -> list[int]:
+    """The drawn latents that store number `place` describes, most influential first."""
+    nodes = [
+        (-(node["influence"] or 0), node["index"])
+        for graph in graphs
+        for node in graph["nodes"].values()
+        if node["kind"] == "latent" and "x" in node and graph["stores"].get(str(node["layer"])) == place
+    ]
+    return list(dict.fromkeys(index for _, index in sorted(nodes)))
+
+
+def _worth_a_card(store: FeatureStore, in_circuits: list[int], share: int) -> list[int]:
+    """At most `share` latents: of circuits (up to half), then `store.interesting`, then those that fire most."""
+    by_count = store.count.argsort(descending=True, stable=True)
+    alive = by_count[store.count[by_count] > 0].tolist()
+    known = [latent for latent in in_circuits if latent < len(store)]
+    wanted = dict.fromkeys([*known[: share // 2], *store.interesting(share), *alive])
+    return sorted(list(wanted)[:share])

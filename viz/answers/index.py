@@ -1,0 +1,45 @@
+"""The index: what is open here, and what this host can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ..text import jsonable, readable
+from ..things import flat
+from .registry import path
+
+if TYPE_CHECKING:
+    from ..things import Things
+
+
+@path("index")
+def index(things: Things, can: Sequence[str] = ()) -> dict[str, Any]:
+    """What is open, and the numbers that describe the whole; `can` names the actions of this host."""
+    return {
+        "title": readable(things.title),
+        "version": version("unweave"),
+        "can": list(can),
+        "numbers": jsonable(flat(things.numbers)),
+        "runs": [
+            {
+                "name": readable(name),
+                "metrics": jsonable(flat(run.about.get("metrics", {}))),
+                "sites": _sites(run.about),
+            }
+            for name, run in things.runs.items()
+        ],
+        "stores": [{"name": readable(name), "latents": len(store)} for name, store in things.stores.items()],
+        "graphs": [
+            {"name": readable(name), "prompt": readable(graph.metadata.get("prompt", ""), 400)}
+            for name, graph in things.graphs.items()
+        ],
+    }
+
+
+def _sites(about: dict[str, Any]) -> str:
+    config = flat(about.get("config", {}))
+    sites = [config.get(name) for name in ("dictionary.site", "dictionary.site_out", "site", "site_out")]
+    names = [", ".join(map(str, site)) if isinstance(site, (list, tuple)) else str(site) for site in sites if site]
+    return readable(" → ".join(dict.fromkeys(names)))
