@@ -1,18 +1,23 @@
 """The live server answers this machine and who has the token, with the same answers as the page; nothing else."""
 
 import json
+import threading
 import urllib.request
 
 import fakes
 import pytest
 from unweave.saes import UserError
 from unweave.viz import serve
+from unweave.viz.actions.registry import ACTIONS, STREAMS
 from unweave.viz.answers import answer, frozen
 from unweave.viz.page import escaped_json
 from unweave.viz.server import application
 from unweave.viz.things import open_things
 
 pytest.importorskip("httpx", reason="httpx is missing: pip install httpx")
+
+JSON = "application/json"
+OWN = {"origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin"}
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +91,87 @@ def test_every_reply_carries_the_policy(client, path):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-def test_nothing_can_be_written(client, method):
+def test_answers_cannot_be_written(client, method):
     assert client.request(method, "/secret/api/index").status_code == 405
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """An action that is there for the tests only."""
+    monkeypatch.setitem(ACTIONS, "double", lambda live, body: {"twice": 2 * body["n"]})
+
+
+def test_an_action_answers_with_json(client, double):
+    assert client.post("/secret/api/act/double", json={"n": 4}).json() == {"twice": 8}
+    assert client.post("/secret/api/act/double", json={"n": 4}, headers=OWN).status_code == 200
+    assert client.get("/secret/api/act/double").status_code == 404
+    assert client.post("/secret/api/act/nothing", json={}).status_code == 404
+    assert client.post("/wrong/api/act/double", json={"n": 4}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "https://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:9999"}, {"sec-fetch-site": "cross-site"},
+     {"sec-fetch-site": "same-site"}, {"origin": "https://evil.example", "sec-fetch-mode": "navigate"}],
+)  # fmt: skip
+def test_another_site_can_do_nothing(client, double, headers):
+    assert client.post("/secret/api/act/double", json={"n": 4}, headers=headers).status_code == 403
+    assert client.get("/secret/api/index", headers=headers).status_code == 403
+
+
+def test_a_person_may_follow_a_link(client):
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert client.get("/secret/", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "word"),
+    [
+        (b"{}", "text/plain", "application/json"),
+        (b"{}", "application/x-www-form-urlencoded", "application/json"),
+        (b"{", JSON, "of JSON"),
+        (b"[" * 100_000, JSON, "of JSON"),
+        (b"[1]", JSON, "JSON object"),
+        (b'"' + b"x" * (1 << 20) + b'"', JSON, "at most"),
+        (b"\xff", JSON, "of JSON"),
+        (b'{"m": 1}', JSON, "expected"),
+    ],
+)
+def test_a_body_that_makes_no_sense_is_told(client, double, body, kind, word):
+    reply = client.post("/secret/api/act/double", content=body, headers={"content-type": kind})
+    assert reply.status_code == 400
+    assert word in reply.json()["error"]
+
+
+def test_a_stream_tells_line_by_line_and_its_failure_last(client, monkeypatch):
+    def count(live, body):
+        yield from ({"n": n} for n in range(body["to"]))
+        raise UserError("expected more; got an end; stop")
+
+    monkeypatch.setitem(STREAMS, "count", count)
+    reply = client.post("/secret/api/stream/count", json={"to": 3})
+    lines = [json.loads(line) for line in reply.text.splitlines()]
+    assert lines == [{"n": 0}, {"n": 1}, {"n": 2}, {"error": "expected more; got an end; stop"}]
+    assert client.post("/secret/api/stream/nothing", json={}).status_code == 404
+
+
+def test_a_stream_ends_when_its_reader_has_gone(things, monkeypatch):
+    ended = threading.Event()
+
+    def endless(live, body):
+        try:
+            yield from ({"n": n} for n in range(10**9))
+        finally:
+            ended.set()
+
+    monkeypatch.setitem(STREAMS, "endless", endless)
+    address = serve(things, open=False, block=False)
+    request = urllib.request.Request(
+        address + "api/stream/endless", b"{}", {"content-type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        assert json.loads(reply.readline()) == {"n": 0}
+    assert ended.wait(10)
 
 
 def test_serve_prints_an_address_that_answers(things, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,23 @@ def in_notebook() -> bool:
     return shell is not None and shell.__class__.__name__ == "ZMQInteractiveShell"
 
 
-def show(*things: Any, to: str | Path | None = None, port: int = 0, open: bool = True) -> Any:
+def show(
+    *things: Any,
+    to: str | Path | None = None,
+    port: int = 0,
+    open: bool = True,
+    model: Any = None,
+    live: bool | None = None,
+) -> Any:
     """Look at feature stores, graphs, training runs and folders of them.
 
     `things`: FeatureStore, Graph, or paths: a store's folder, a `.graph` file, a run's folder, a folder of
-    `unweave demo`. With `to` one self-contained HTML file is written and its path returned; in Jupyter an object that
-    draws itself comes back; otherwise a local server runs until Ctrl-C. UserError for what is of no known kind.
+    `unweave demo`. `model` is a loaded TransformerBridge for prompts and experiments (left out: the one that a store names
+    is loaded when it is first needed).
+
+    With `to` one self-contained HTML file is written and its path returned. In Jupyter a widget comes back that asks the
+    kernel; with `live=False`, or where anywidget is missing, a frozen copy of the page, which stays in the saved notebook.
+    Otherwise a local server runs until Ctrl-C. UserError for what is of no known kind.
     """
     opened = open_things(things)
     if to is not None:
@@ -55,7 +67,15 @@ def show(*things: Any, to: str | Path | None = None, port: int = 0, open: bool =
 
         return write_page(to, opened)
     if in_notebook():
-        return Embedded(opened)
+        return _in_notebook(opened, model, live)
     from .server import serve
 
-    return serve(opened, port, open)
+    return serve(opened, port, open, model=model)
+
+
+def _in_notebook(opened: Things, model: Any, live: bool | None) -> Any:
+    if live is False or (live is None and find_spec("anywidget") is None):
+        return Embedded(opened)
+    from .widget import Browser
+
+    return Browser(opened, model)

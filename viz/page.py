@@ -47,17 +47,27 @@ def write_page(path: str | Path, things: Things | Sequence[Any], *, title: str |
 def page_html(things: Things | Sequence[Any], *, title: str | None = None, cards: int = 200) -> str:
     """The page of `write_page` as a string."""
     opened = open_things([things] if isinstance(things, Things) else things, title=title)
-    scripts = [_plotly()] if opened.runs else []
+    scripts = [plotly_source()] if opened.runs else []
     scripts.append(bundle("main.js"))
     data = "\n".join(
         f'<script type="application/json" data-path="{name}">{escaped_json(value)}</script>'
         for name, value in frozen(opened, cards)
     )
+    return _filled("page", policy(scripts), scripts, data)
+
+
+def frame_html() -> str:
+    """The page of a notebook's widget: no data, which it asks for; plotly may be added by itself, whose hash the policy has."""
+    script = bundle("main.js")
+    return _filled("frame", policy([script, plotly_source()]), [script], "")
+
+
+def _filled(host: str, rules: str, scripts: Iterable[str], data: str) -> str:
     return fill(
         static("index.html"),
         {
-            "host": "page",
-            "policy": f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">',
+            "host": host,
+            "policy": f'<meta http-equiv="Content-Security-Policy" content="{rules}">',
             "style": "<style>\n" + "\n".join(static(name) for name in styles()) + "</style>",
             "data": data,
             "script": "\n".join(f"<script>{script}</script>" for script in scripts),
@@ -85,7 +95,8 @@ def static(name: str) -> str:
     return (_STATIC / name).read_text("utf-8")
 
 
-def _plotly() -> str:
+def plotly_source() -> str:
+    """Plotly's code in a form that may stand inside a script element."""
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs().replace("</script", "<\\/script").replace("<!--", "<\\!--")

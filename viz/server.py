@@ -1,88 +1,58 @@
-"""The live browser: the same front end and the same paths as the frozen page, answered when asked.
+"""The live browser: the same front end and the same paths as the frozen page, answered when asked, and actions besides.
 
-    http://127.0.0.1:PORT/TOKEN/                 the page
-    http://127.0.0.1:PORT/TOKEN/static/main.js   the front end's own files, nothing else
-    http://127.0.0.1:PORT/TOKEN/api/stores/0     an answer of api.py
+    http://127.0.0.1:PORT/TOKEN/                    the page
+    http://127.0.0.1:PORT/TOKEN/static/main.js      the front end's own files, nothing else
+    http://127.0.0.1:PORT/TOKEN/api/stores/0        GET: an answer (answers/)
+    http://127.0.0.1:PORT/TOKEN/api/act/label       POST JSON: an action (actions/), answered with JSON
+    http://127.0.0.1:PORT/TOKEN/api/stream/generate POST JSON: a stream, one line of JSON at a time
 
-Only this machine is served, and only who knows the random token: the socket binds 127.0.0.1; a `Host` header other
-than 127.0.0.1 or localhost is refused (a hostile site can point its own name at 127.0.0.1, but not forge that header);
-nothing is writable, no other origin is let in, and every reply carries a Content-Security-Policy.
+Only this machine is served, and only who knows the random token. What a request must be is in guard.py: its `Host` and
+`Origin` are this server's own, its body JSON of bounded size. No other origin is let in, and every reply carries a
+Content-Security-Policy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..saes.errors import UserError
+from .actions import ACTIONS, STREAMS, abilities, act, run_stream
 from .answers import answer
+from .answers.index import index
+from .guard import Guard, read_json
+from .live import Live
 from .page import assets, escaped_json, fill, static, styles
 from .things import Things, open_things
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-)
-HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-}
 TYPES = {".css": "text/css", ".js": "text/javascript"}
+END = object()
+KEPT = ("graphs/", "compare/")  # answers that are slow to make; an action forgets them
 
 
-class HostCheck:
-    """Refuse requests whose `Host` is not this machine, and put the safety headers on every reply."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 421 for a foreign host, otherwise pass on; websockets are not served."""
-        from starlette.responses import PlainTextResponse
-
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-        if scope["type"] != "http" or host.rsplit(":", 1)[0] not in ("127.0.0.1", "localhost"):
-            await PlainTextResponse("expected this machine's own address as host", 421, HEADERS)(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                known = {name for name, _ in message["headers"]}
-                message["headers"] += [
-                    (name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in known
-                ]
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
-
-
-def application(things: Things, token: str) -> Starlette:
-    """The ASGI application that answers under `/token/`."""
+def application(things: Things, token: str, live: Live | None = None) -> Starlette:
+    """The ASGI application that answers under `/token/`; actions are done by `live`."""
     from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
     from starlette.requests import Request
-    from starlette.responses import PlainTextResponse, Response
+    from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
     from starlette.routing import Mount, Route
 
+    live = live or Live(things)
     types = {name: TYPES[Path(name).suffix] for name in assets() if Path(name).suffix in TYPES}
-    fresh = lambda path: encoded(answer(things, path))  # noqa: E731
-    kept = lru_cache(maxsize=256)(fresh)  # what is slow to make and does not change
+    kept = lru_cache(maxsize=256)(lambda path: encoded(answer(things, path)))
 
     def page(request: Request) -> Response:
         return Response(_live_page(), media_type="text/html; charset=utf-8")
@@ -92,23 +62,73 @@ def application(things: Things, token: str) -> Starlette:
         if name == "plotly.js":
             from plotly.offline import get_plotlyjs
 
-            return Response(
-                get_plotlyjs(), media_type="text/javascript", headers={"cache-control": "private, max-age=86400"}
-            )
+            week = {"cache-control": "private, max-age=86400"}
+            return Response(get_plotlyjs(), media_type="text/javascript", headers=week)
         if name not in types:
             return PlainTextResponse("no such file", 404)
         return Response(static(name), media_type=types[name])
 
     def api(request: Request) -> Response:
+        path = request.path_params["path"]
         try:
-            path = request.path_params["path"]
-            content, kind = (kept if path.startswith("graphs/") else fresh)(path)
+            if path == "index":
+                content, kind = encoded(index(things, abilities(live)))
+            else:
+                content, kind = kept(path) if path.startswith(KEPT) else encoded(answer(things, path))
             return Response(content, media_type=kind)
         except KeyError:
             return PlainTextResponse("no such path", 404)
+        except UserError as error:
+            return told(error)
 
-    routes = [Route("/", page), Route("/static/{name}", asset), Route("/api/{path:path}", api)]
-    return Starlette(routes=[Mount(f"/{token}", routes=routes)], middleware=[Middleware(HostCheck)])
+    async def action(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in ACTIONS:
+            return PlainTextResponse("no such action", 404)
+        try:
+            reply = await run_in_threadpool(act, live, name, await read_json(request))
+            content, kind = encoded(reply)
+            return Response(content, media_type=kind)
+        except KeyError as error:
+            return told(UserError(f"expected something that is open here; got {error}; look it up in the index"))
+        except UserError as error:
+            return told(error)
+        finally:
+            kept.cache_clear()
+
+    async def streamed(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in STREAMS:
+            return PlainTextResponse("no such stream", 404)
+        try:
+            events = run_stream(live, name, await read_json(request))
+        except UserError as error:
+            return told(error)
+        return StreamingResponse(lines(events), media_type="application/x-ndjson")
+
+    def told(error: UserError) -> Response:
+        return JSONResponse({"error": str(error)}, 400)
+
+    routes = [
+        Route("/", page),
+        Route("/static/{name}", asset),
+        Route("/api/act/{name}", action, methods=["POST"]),
+        Route("/api/stream/{name}", streamed, methods=["POST"]),
+        Route("/api/{path:path}", api),
+    ]
+    return Starlette(routes=[Mount(f"/{token}", routes=routes)], middleware=[Middleware(Guard)])
+
+
+async def lines(events: Generator[Any, None, None]) -> AsyncIterator[str]:
+    """Events as lines of JSON; an error that a user can mend is the last of them. Closes `events` when the reader has gone."""
+    from starlette.concurrency import run_in_threadpool
+
+    with contextlib.closing(events):
+        try:
+            while (event := await run_in_threadpool(next, events, END)) is not END:
+                yield escaped_json(event) + "\n"
+        except UserError as error:
+            yield escaped_json({"error": str(error)}) + "\n"
 
 
 def encoded(reply: Any) -> tuple[str | bytes, str]:
@@ -134,11 +154,14 @@ def _live_page() -> str:
     )
 
 
-def serve(things: Things | Sequence[Any], port: int = 0, open: bool = True, *, block: bool = True) -> str:
+def serve(
+    things: Things | Sequence[Any], port: int = 0, open: bool = True, *, block: bool = True, model: Any = None
+) -> str:
     """Serve on 127.0.0.1 until interrupted, and print the address; `port` 0 takes a free one.
 
-    With `block=False` the server runs in a thread that ends with the program, and the address is returned.
-    UserError when the port is taken.
+    `model` is a loaded TransformerBridge for prompts and experiments; left out, the one that a store names is loaded when
+    it is first needed. With `block=False` the server runs in a thread that ends with the program, and the address is
+    returned. UserError when the port is taken.
     """
     import uvicorn
 
@@ -146,7 +169,9 @@ def serve(things: Things | Sequence[Any], port: int = 0, open: bool = True, *, b
     token = secrets.token_urlsafe(16)
     listener = _listen(port)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
-    server = uvicorn.Server(uvicorn.Config(application(opened, token), log_level="warning", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(application(opened, token, Live(opened, model)), log_level="warning", access_log=False)
+    )
     note = " (Ctrl-C ends it)" if block else ""
     print(f"Unweave is open at {address}{note}", file=sys.stderr, flush=True)
     if open:
@@ -159,8 +184,6 @@ def serve(things: Things | Sequence[Any], port: int = 0, open: bool = True, *, b
 
 
 def _listen(port: int) -> socket.socket:
-    from ..saes.errors import UserError
-
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -9,7 +9,7 @@ frozen page; `index.can` tells the front end which there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...saes.errors import UserError
@@ -47,6 +47,23 @@ def act(live: Live, name: str, body: Any) -> Any:
     if name not in ACTIONS:
         raise KeyError(name)
     return ACTIONS[name](live, checked(body))
+
+
+def run_stream(live: Live, name: str, body: Any) -> Generator[Any, None, None]:
+    """The events of a stream, to be closed by whoever stops listening; KeyError when there is none of this name."""
+    if name not in STREAMS:
+        raise KeyError(name)
+    return _each(STREAMS[name], live, checked(body))
+
+
+def _each(function: Callable[[Live, Body], Iterator[Any]], live: Live, body: Body) -> Generator[Any, None, None]:
+    yield from function(live, body)
+
+
+def abilities(live: Live) -> list[str]:
+    """The names of the actions and streams that can be done here, for `index.can`."""
+    able = live.abilities()
+    return [name for name in (*ACTIONS, *STREAMS) if name in able]
 
 
 def checked(body: Any) -> Body:

@@ -1,0 +1,44 @@
+"""Finding latents: by label, example text, token, logit, and by what fires on a given text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...saes.errors import UserError
+from ..text import readable
+from .registry import action
+
+if TYPE_CHECKING:
+    from ..live import Live
+
+KINDS = ("any", "label", "text", "token", "logit")
+MOST = 20_000  # latents that one answer names, best first
+LONGEST = 400  # characters of a query
+
+
+@action("search")
+def search(live: Live, body: dict[str, Any]) -> dict[str, Any]:
+    """The latents that a `query` of some `kind` finds, best first; `total` counts those left out too, `why` says how it looked.
+
+    UserError for an unknown kind or a query that is no text or too long.
+    """
+    from ...saes.latents.search import search as find
+
+    kind, query = body.get("kind", "any"), body.get("query")
+    if kind not in KINDS:
+        raise UserError(f"expected a kind of search ({', '.join(KINDS)}); got {readable(kind, 40)!r}; choose one")
+    if not isinstance(query, str) or len(query) > LONGEST:
+        raise UserError(f"expected a query of at most {LONGEST} characters; shorten it")
+    found = find(live.store(body.get("store")), query, kind)
+    return {"latents": found.latents[:MOST].tolist(), "total": int(found.total), "why": readable(found.why, 400)}
+
+
+@action("fires")
+def fires(live: Live, body: dict[str, Any]) -> dict[str, Any]:
+    """The latents that fire on a `text`, strongest against their own usual activation first."""
+    text = body.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise UserError("expected a text; got none; write one")
+    found = live.fires(body.get("store"), text)
+    return found if isinstance(found, dict) else {"latents": [int(latent) for latent in found], "total": len(found)}
+
