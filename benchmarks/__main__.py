@@ -20,6 +20,7 @@ STEP = ["tests/test_saes_losses.py", "tests/test_saes_step.py", "tests/test_benc
 TRACE = [f"tests/{name}.py" for name in ("test_circuits_adjoint", "test_circuits_ledger", "test_benchmarks_trace")]
 # Of each benchmark the tests that have to pass before it is run.
 BENCHMARKS = {
+    "browse": ["tests/test_viz_server.py"],
     "model": ["tests/test_benchmarks.py"],
     "ops": [*OPS, "tests/test_kernels_gpu_encode.py", "tests/test_kernels_gpu_decode.py"],
     "quality": [*OPS, *STEP],

@@ -33,6 +33,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..saes.drawn import drawn
+
 KINDS = (
     "token",
     "position",
@@ -209,6 +211,8 @@ class Graph:
         from .graph_file import read
 
         return read(Path(path))
+
+    _repr_html_ = drawn
 
     def __repr__(self) -> str:
         count = Counter(node.kind for node in self.nodes)

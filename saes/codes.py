@@ -8,12 +8,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .drawn import drawn
+
 
 class Codes(NamedTuple):
     """For each token the active latents and their values; `values, indices = codes` unpacks."""
 
     values: Float[Tensor, "token k"]
     indices: Int[Tensor, "token k"]
+
+    _repr_html_ = drawn
 
     def dense(self, latents: int) -> Float[Tensor, "token latent"]:
         """The matrix `[token latent]` that these codes stand for."""

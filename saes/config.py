@@ -13,6 +13,7 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .drawn import drawn
 from .errors import UserError
 
 
@@ -40,6 +41,8 @@ class DictionaryConfig:
     """Latents that may be active on one token."""
     skip: bool = False
     """Add a linear path from the read to the written site (skip transcoder)."""
+
+    _repr_html_ = drawn
 
     def __post_init__(self) -> None:
         for name in ("site", "site_out"):
@@ -111,6 +114,8 @@ class TrainConfig:
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: int = 200
     """Steps between two checkpoints, from which --resume continues."""
+
+    _repr_html_ = drawn
 
     def __post_init__(self) -> None:
         for name, least in (

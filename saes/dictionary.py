@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..kernels import decode, encode_topk
 from .codes import Codes
 from .config import DictionaryConfig
+from .drawn import drawn
 from .errors import UserError
 from .keep import KeepRule
 
@@ -168,6 +169,8 @@ class Dictionary(nn.Module):
         dictionary = saelens.load(Path(folder)).to(device)
         dictionary.folder = Path(folder)
         return dictionary
+
+    _repr_html_ = drawn
 
     def __repr__(self) -> str:
         path = self.read or "activations"

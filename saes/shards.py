@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from .drawn import drawn
 from .errors import UserError
 from .io import map_tensors, read_json, sha256_file
 
@@ -108,6 +109,8 @@ class Shards:
     def __getitem__(self, site: str) -> SiteRows:
         self.width(site)
         return SiteRows(self, site)
+
+    _repr_html_ = drawn
 
     def __repr__(self) -> str:
         widths = ", ".join(f"{site['name']} [{len(self):,} {site['width']}]" for site in self.manifest["sites"])

@@ -228,18 +228,23 @@ def show(
     html: Path | None = None,
     port: int = 0,
     open: bool = True,
+    model: str | None = None,
+    device: str | None = None,
 ) -> Result:
     """Look at feature stores, graphs, training runs or a demo's folder in the browser.
 
     Args:
-        paths: Folders or .graph files.
+        paths: Folders or .graph files. A dictionary's folder beside its store lets the prompt page work.
         html: Write one self-contained page instead of serving.
         port: Port of the local server; 0 takes a free one.
         open: Open a browser window.
+        model: Model for prompts and experiments; left out: the one that a store names, loaded when it is first needed.
+        device: Device of that model.
     """
     from .display import show as show_things
 
-    written = show_things(*paths, to=html, port=port, open=open)
+    loaded = load(model, "float32", device) if model and not html else None
+    written = show_things(*paths, to=html, port=port, open=open, model=loaded)
     return {"html": str(written)} if html else {}
 
 

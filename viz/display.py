@@ -17,19 +17,23 @@ class Embedded:
     The frame may run the page's own scripts; it shares no origin with the notebook and cannot reach into it.
     """
 
-    def __init__(self, things: Things, height: int = 720):
-        self.things, self.height = things, height
+    def __init__(self, things: Things, height: int = 720, cards: int = 60, pane: str = "overview"):
+        self.things, self.height, self.cards, self.pane = things, height, cards, pane
 
-    def _repr_html_(self) -> str:
+    def html(self) -> str:
+        """The frame, which opens at `pane`."""
         from .page import page_html
 
-        page = html.escape(page_html(self.things, cards=60), quote=True)
+        page = html.escape(page_html(self.things, cards=self.cards, pane=self.pane), quote=True)
         # Character references, so that the scripts keep their hashes whatever encoding the notebook is kept in.
         page = page.encode("ascii", "xmlcharrefreplace").decode()
         return (
-            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Unweave" width="100%" height="{self.height}" '
-            'style="border: 1px solid #8884; border-radius: 6px"></iframe>'
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" title="Unweave" width="100%" '
+            f'height="{self.height}" style="border: 1px solid #8884; border-radius: 6px"></iframe>'
         )
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
     def __repr__(self) -> str:
         names = [*self.things.stores, *self.things.graphs, *self.things.runs]

@@ -19,6 +19,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,10 @@ def write_page(path: str | Path, things: Things | Sequence[Any], *, title: str |
     return path
 
 
-def page_html(things: Things | Sequence[Any], *, title: str | None = None, cards: int = 200) -> str:
-    """The page of `write_page` as a string."""
+def page_html(
+    things: Things | Sequence[Any], *, title: str | None = None, cards: int = 200, pane: str = "overview"
+) -> str:
+    """The page of `write_page` as a string; it opens at `pane` unless its address says otherwise."""
     opened = open_things([things] if isinstance(things, Things) else things, title=title)
     scripts = [plotly_source()] if opened.runs else []
     scripts.append(bundle("main.js"))
@@ -53,7 +56,7 @@ def page_html(things: Things | Sequence[Any], *, title: str | None = None, cards
         f'<script type="application/json" data-path="{name}">{escaped_json(value)}</script>'
         for name, value in frozen(opened, cards)
     )
-    return _filled("page", policy(scripts), scripts, data)
+    return _filled("page", policy(scripts), scripts, data, pane)
 
 
 def frame_html() -> str:
@@ -62,13 +65,14 @@ def frame_html() -> str:
     return _filled("frame", policy([script, plotly_source()]), [script], "")
 
 
-def _filled(host: str, rules: str, scripts: Iterable[str], data: str) -> str:
+def _filled(host: str, rules: str, scripts: Iterable[str], data: str, pane: str = "overview") -> str:
     return fill(
         static("index.html"),
         {
             "host": host,
+            "pane": pane,
             "policy": f'<meta http-equiv="Content-Security-Policy" content="{rules}">',
-            "style": "<style>\n" + "\n".join(static(name) for name in styles()) + "</style>",
+            "style": f"<style>\n{style()}</style>",
             "data": data,
             "script": "\n".join(f"<script>{script}</script>" for script in scripts),
         },
@@ -85,9 +89,10 @@ def assets() -> list[str]:
     return sorted(path.name for path in _STATIC.iterdir())
 
 
-def styles() -> list[str]:
-    """The names of the style sheets, the common one first."""
-    return sorted((name for name in assets() if name.endswith(".css")), key=lambda name: (name != "style.css", name))
+def style() -> str:
+    """All style sheets, the common one first."""
+    names = sorted((name for name in assets() if name.endswith(".css")), key=lambda name: (name != "style.css", name))
+    return "\n".join(static(name) for name in names)
 
 
 def static(name: str) -> str:
@@ -120,10 +125,15 @@ def escaped_json(value: Any) -> str:
 
 
 def bundle(entry: str) -> str:
-    """The ES modules that `entry` imports, and itself, as one classic script.
+    """The ES modules that `entry` imports, and itself, as one classic script; made anew when a file has changed.
 
     Understands what static/ uses: `import { a, b } from "./x.js";` on one line and `export function|const|class`.
     """
+    return _bundle(entry, max(path.stat().st_mtime_ns for path in _STATIC.iterdir()))
+
+
+@lru_cache(maxsize=2)
+def _bundle(entry: str, _changed: int) -> str:
     order: list[str] = []
     sources: dict[str, str] = {}
 

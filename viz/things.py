@@ -28,10 +28,23 @@ ACCEPTED = "a FeatureStore, a Graph, a .graph or .json file, a FeatureStore, dic
 
 @dataclass
 class Run:
-    """A training run's folder as data: the rows of metrics.jsonl, its configs, and its evaluation where there is one."""
+    """A training run's folder as data: the rows of metrics.jsonl, its configs, and its evaluation where there is one.
+
+    A run that is still training writes on: `fresh()` is the run as it is now.
+    """
 
     rows: list[dict[str, Any]]
     about: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """True once the dictionary stands in the folder."""
+        return self.folder is None or (self.folder / "cfg.json").exists()
+
+    def fresh(self) -> Run:
+        """Read the folder again, as long as there is one."""
+        return self if self.folder is None or not self.folder.exists() else read_run(self.folder)
 
 
 @dataclass
@@ -128,7 +141,7 @@ def read_run(folder: Path) -> Run:
                 f"expected one JSON object a line in {folder / 'metrics.jsonl'}; got something else "
                 f"in line {place}; remove the line"
             )
-    return Run(rows, about)
+    return Run(rows, about, folder)
 
 
 def _row(line: str) -> dict[str, Any] | None:

@@ -57,7 +57,7 @@ function page(title, parts) {
   style.textContent = "body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem } td, th { padding: .2rem .8rem; border-bottom: 1px solid #8884; text-align: left } table { border-collapse: collapse }";
   made.head.append(style);
   made.body.append(h("h1", {}, title), ...parts);
-  return `<!doctype html>\n${made.documentElement.outerHTML.toWellFormed()}`;
+  return `<!doctype html>\n${new XMLSerializer().serializeToString(made.documentElement)}`;
 }
 
 function tableOf({ columns, rows }) {

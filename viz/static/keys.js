@@ -28,6 +28,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") event.target.blur();
     return;
   }
+  if ((event.key === "Enter" || event.key === " ") && event.target.closest?.("a, button, summary, [role=button]")) return;
   const found = KEYS.find(({ name, pane }) => name === event.key && pane === state.pane) ?? KEYS.find(({ name, pane }) => name === event.key && pane === null);
   if (!found || document.querySelector("dialog[open]")) return;
   event.preventDefault();

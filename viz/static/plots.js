@@ -25,8 +25,28 @@ function themed(layout, width) {
   return next;
 }
 
+// The colours that figures are made with in Python, and the page's own.
+const COLOURS = { "#c4463a": "--red", "#2f6fb3": "--blue", "#8a8f98": "--leaf", "#7a4fa3": "--logit", "#2a9d78": "--latent", "#d08a1d": "--neuron", "#3b4252": "--token", "#22252b": "--ink" };
+
+function recoloured(value) {
+  if (Array.isArray(value)) return value.map(recoloured);
+  if (value !== null && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, recoloured(inner)]));
+  return Object.hasOwn(COLOURS, value) ? colour(COLOURS[value]) : value;
+}
+
+// Only what says a colour is looked at: data stay as they are.
+const COLOURED = ["marker", "line", "increasing", "decreasing", "totals", "connector", "textfont"];
+
 function coloured(traces) {
-  return traces.map((trace) => ({ ...trace, line: { ...trace.line, color: colour("--blue") } }));
+  return traces.map((trace) => {
+    const next = { ...trace };
+    for (const key of COLOURED) if (key in next) next[key] = recoloured(next[key]);
+    if (trace.type === "sankey") {
+      next.node = { ...trace.node, color: recoloured(trace.node.color) };
+      next.textfont = { color: colour("--ink"), shadow: "none" };
+    }
+    return next;
+  });
 }
 
 // One column of charts on a narrow screen, whatever grid the figure was made with.
@@ -45,9 +65,11 @@ function stacked(layout, width) {
   return next;
 }
 
+// Draw a figure in `box`; the answer's `replace(figure)` draws another one in its place.
 export async function plot(box, figure) {
   const Plotly = await plotly();
-  const draw = () => Plotly.react(box, coloured(figure.data), themed(stacked(figure.layout, box.clientWidth), box.clientWidth),
+  let now = figure;
+  const draw = () => Plotly.react(box, coloured(now.data), themed(stacked(now.layout, box.clientWidth), box.clientWidth),
     { displaylogo: false, displayModeBar: false });
   await draw();
   let width = box.clientWidth;
@@ -56,5 +78,6 @@ export async function plot(box, figure) {
     width = box.clientWidth;
     draw();
   }).observe(box);
-  onTheme(() => box.isConnected && draw());
+  onTheme(() => (box.isConnected ? draw() : false));
+  return { replace: (next) => { now = next; return draw(); } };
 }

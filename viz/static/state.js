@@ -13,7 +13,7 @@ export function declare(texts, numbers = {}) {
   for (const [name, value] of Object.entries({ ...texts, ...numbers })) if (!Object.hasOwn(DEFAULTS, name)) DEFAULTS[name] = state[name] = value;
 }
 
-declare({ pane: "overview" }, { run: 0, store: 0, latent: null, graph: 0, node: null });
+declare({ pane: document.documentElement.dataset.pane }, { run: 0, store: 0, latent: null, graph: 0, node: null });
 
 export function on(keys, run) {
   for (const key of keys) (listeners[key] ??= new Set()).add(run);

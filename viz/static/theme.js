@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 const NAMES = ["auto", "light", "dark"];
 const listeners = new Set();
 
-// Called after the colours have changed.
+// Called after the colours have changed, until it answers false.
 export function onTheme(run) {
   listeners.add(run);
 }
@@ -19,7 +19,7 @@ function remembered() {
 
 function apply(name) {
   document.documentElement.dataset.theme = name;
-  for (const run of listeners) run();
+  for (const run of listeners) if (run() === false) listeners.delete(run);
 }
 
 export function themeButton(button) {
