@@ -9,6 +9,7 @@
 * `Scores`, `Path`, `Alternative` and `Supernode` are what a graph is asked for; `merge`, `difference`, `consensus` compare graphs.
 * `split_heads` and `qk_table` explain attention; `virtual_weights`, `expected_residual_attribution` need no prompt.
 * `intervene`, `ablate`, `steer`, `generate` change features (`Edit`) in the live model; `validate` reports a `Validation`.
+* `rank_features` reads one prompt, `steer_prompt` changes it beside controls, `stream` writes on, `Wish` and `latent_edits` say what to change.
 * `eap` and `acdc` are the baselines; `open_graph`, `open_dictionaries`, `save_transcoders` speak others' formats.
 """
 
@@ -30,6 +31,11 @@ from .parts import Part, Rule, parts
 from .patching.acdc import acdc
 from .patching.eap import eap
 from .patching.recovery import circuit_value, edge_scores, strongest
+from .prompts.rank import PromptFeatures, rank_features
+from .prompts.selection import Selection, validate_nodes
+from .prompts.steering import Standing, Steered, steer_prompt
+from .prompts.stream import Piece, stream
+from .prompts.wishes import Wish, latent_edits
 from .simplify.compare import consensus, difference, merge
 from .simplify.grouping import quality
 from .simplify.paths import Alternative, Path, ablated
@@ -57,14 +63,20 @@ __all__ = [
     "Pairs",
     "Part",
     "Path",
+    "Piece",
+    "PromptFeatures",
     "QKTable",
     "Reselection",
     "Rule",
     "Scores",
+    "Selection",
+    "Standing",
+    "Steered",
     "Supernode",
     "Validation",
     "VirtualWeights",
     "WhyNot",
+    "Wish",
     "ablate",
     "ablated",
     "acdc",
@@ -81,6 +93,7 @@ __all__ = [
     "head_reads",
     "induction_pairs",
     "intervene",
+    "latent_edits",
     "load_transcoders",
     "merge",
     "open_dictionaries",
@@ -89,14 +102,18 @@ __all__ = [
     "previous_pairs",
     "qk_table",
     "quality",
+    "rank_features",
     "save_transcoders",
     "split_heads",
     "split_score",
     "steer",
+    "steer_prompt",
+    "stream",
     "strongest",
     "supernode",
     "supernode_weights",
     "trace",
     "validate",
+    "validate_nodes",
     "virtual_weights",
 ]

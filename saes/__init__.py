@@ -17,8 +17,18 @@ from .corpus import Document, bundled, read_documents
 from .dictionary import Dictionary
 from .errors import UserError
 from .evaluate import Metrics, evaluate
+from .latents.codebook import Codebook
 from .latents.collect import collect
+from .latents.company import Companion, company
+from .latents.effects import Effect, effects
 from .latents.features import FeatureTable, features
+from .latents.intervals import Interval, intervals
+from .latents.labels import Labels
+from .latents.maps import map_layout, write_map
+from .latents.mark import Mark
+from .latents.matching import Matching, match_activations, match_decoders
+from .latents.occurrences import Occurrences, occurrences
+from .latents.search import Found, rank_firing, search
 from .latents.stats import FeatureStats
 from .latents.store import Feature, FeatureStore
 from .models import ModelInfo, load_model, model_info, to_tokens, token_strings
@@ -28,7 +38,50 @@ from .splice import splice
 from .train import train
 
 __all__ = [
-    "Batch", "Codes", "Dictionary", "DictionaryConfig", "Document", "Feature", "FeatureStats", "FeatureStore",
-    "FeatureTable", "Metrics", "ModelInfo", "Shards", "TrainConfig", "UserError", "bundled", "cache", "collect", "evaluate",
-    "features", "load_model", "model_info", "read_documents", "resolve_site", "splice", "to_tokens", "token_strings", "train",
+    "Batch",
+    "Codebook",
+    "Codes",
+    "Companion",
+    "Dictionary",
+    "DictionaryConfig",
+    "Document",
+    "Effect",
+    "Feature",
+    "FeatureStats",
+    "FeatureStore",
+    "FeatureTable",
+    "Found",
+    "Interval",
+    "Labels",
+    "Mark",
+    "Matching",
+    "Metrics",
+    "ModelInfo",
+    "Occurrences",
+    "Shards",
+    "TrainConfig",
+    "UserError",
+    "bundled",
+    "cache",
+    "collect",
+    "company",
+    "effects",
+    "evaluate",
+    "features",
+    "intervals",
+    "load_model",
+    "map_layout",
+    "match_activations",
+    "match_decoders",
+    "model_info",
+    "occurrences",
+    "rank_firing",
+    "read_documents",
+    "resolve_site",
+    "search",
+    "splice",
+    "to_tokens",
+    "token_strings",
+    "train",
+    "write_map",
 ]  # fmt: skip

@@ -43,7 +43,7 @@ def surprise(store: FeatureStore, latents: Int[Tensor, "n"], values: Float[Tenso
         )
     values = values.double()
     own, back = latents.unique(return_inverse=True)
-    counts = store.histograms(own).double()[back]
+    counts = _histograms(store, own).double()[back]
     edges = histogram_edges().double()
     bins = (torch.bucketize(values, edges, right=True) - 1).clamp(0, counts.shape[1] - 1)
     inside = counts.gather(1, bins[:, None])[:, 0]
@@ -51,8 +51,14 @@ def surprise(store: FeatureStore, latents: Int[Tensor, "n"], values: Float[Tenso
     part = (values.log2() - edges[bins].log2()) / (edges[bins + 1].log2() - edges[bins].log2())
     is_new = values > store.max_value[own].double()[back]
     bounds = [above + inside, above + inside * (1 - part.clamp(0, 1)), above]
-    most, middle, least = (torch.where(is_new, 1.0, bound.clamp_min(1.0)) for bound in bounds)
+    most, middle, least = (torch.where(is_new, 1.0, bound.clamp(1.0, corpus)) for bound in bounds)
     low, bits, high = (-(number / corpus).log2() for number in (most, middle, least))
     unknown = ~(values > 0)
     high = torch.where(is_new, torch.inf, high)
     return Surprise(*(column.masked_fill(unknown, torch.nan) for column in (bits, low, high)))
+
+
+def _histograms(store: FeatureStore, latents: Int[Tensor, "n"]) -> Int[Tensor, "n bin"]:
+    if not len(latents):
+        return torch.zeros(0, len(histogram_edges()) - 1, dtype=torch.int64)
+    return store._arrays["histogram"][latents]

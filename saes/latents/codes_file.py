@@ -23,6 +23,7 @@ from .codes_sort import row_chunks, write_by_latent, write_by_row
 FORMAT, VERSION = "unweave.codes", 1
 RECORD, BY_ROW, BY_LATENT, PARTS = "codes.json", "codes.safetensors", "by_latent.safetensors", "codes-parts"
 PART_SLOTS = 2**23
+COUNTS = {"rows": int, "slots": int}
 
 
 def codes_bytes(rows: int, slots: int, latents: int) -> int:
@@ -37,7 +38,7 @@ class CodesWriter:
     that of the rows since the last flush, at most PART_SLOTS slots of 8 bytes.
     """
 
-    def __init__(self, folder: str | Path, latents: int, limit_mib: float):
+    def __init__(self, folder: str | Path, latents: int, limit_mib: int | float):
         self.folder, self.latents, self.limit = Path(folder), latents, int(limit_mib * 2**20)
         self._record: dict[str, Any] = {
             "format": FORMAT,
@@ -50,7 +51,7 @@ class CodesWriter:
             "parts": [],
         }
         if (self.folder / RECORD).exists():
-            self._record = _read_record(self.folder)
+            self._record = read_record(self.folder)
             if self._record["latents"] != latents:
                 raise UserError(
                     f"expected codes of {latents} latents in {self.folder}; got {self._record['latents']}; "
@@ -95,7 +96,7 @@ class CodesWriter:
             self._record["kept"] = False
             self._pending = []
             self._save()
-            self._remove(PARTS)
+            self._remove_parts()
 
     def flush(self) -> None:
         """Make what was appended durable, as one part."""
@@ -118,11 +119,14 @@ class CodesWriter:
     def _save(self) -> None:
         write_json(self.folder / RECORD, self._record)
 
-    def _remove(self, *names: str) -> None:
-        for name in names:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+    def _remove_files(self) -> None:
+        for name in (BY_ROW, BY_LATENT):
             for path in [self.folder / name, *self.folder.glob(f".tmp-*-{name}")]:
                 path.unlink(missing_ok=True)
+
+    def _remove_parts(self) -> None:
+        if (self.folder / PARTS).exists():
+            shutil.rmtree(self.folder / PARTS)
 
     def resume(self, rows: int) -> None:
         """Go on after `rows` rows: what lies beyond is dropped. UserError if fewer rows are there."""
@@ -140,31 +144,27 @@ class CodesWriter:
     def _reopen(self) -> None:
         """Make parts of a finished file again."""
         if self.kept:
-            by_row = _map(self.folder / BY_ROW)
-            parts, first = [], 0
+            by_row = map_codes(self.folder / BY_ROW)
+            parts = []
             for begin, end in row_chunks(by_row["starts"], PART_SLOTS):
                 starts = by_row["starts"][begin : end + 1]
                 part = {name: by_row[name][int(starts[0]) : int(starts[-1])] for name in ("latents", "values")}
-                entry = {"rows": end - begin, "slots": len(part["values"])}
-                entry["file"] = f"part-{first:012d}-{end - begin}.safetensors"
-                write_tensors(self.folder / PARTS / entry["file"], {"counts": starts.diff().int(), **part})
-                parts.append(entry)
-                first = end
+                file = f"part-{begin:012d}-{end - begin}.safetensors"
+                write_tensors(self.folder / PARTS / file, {"counts": starts.diff().int(), **part})
+                parts.append({"rows": end - begin, "slots": len(part["values"]), "file": file})
             self._set_parts(parts)
         self._record["finished"] = False
 
     def _drop(self, rows: int) -> None:
         """Leave the first `rows` rows, cutting the part that holds the last of them; files that are not named go."""
-        self._remove(BY_ROW, BY_LATENT)
+        self._remove_files()
         left, begin = [], 0
         for entry in self._record["parts"]:
             if begin < rows:
                 left.append(entry if begin + entry["rows"] <= rows else self._cut(entry, begin, rows - begin))
             begin += entry["rows"]
-        if left != self._record["parts"] or not left:
-            self._set_parts(left)
-        if rows == 0:
-            self._record["kept"] = True
+        self._record["kept"] |= rows == 0
+        self._set_parts(left)
         named = {entry["file"] for entry in left}
         for path in (self.folder / PARTS).glob("*"):
             if path.name not in named:
@@ -205,8 +205,10 @@ class CodesWriter:
         Returns `kept`, `slots` (counted even if not kept) and `bytes` on disk, for the manifest.
         """
         self.flush()
+        if not self.rows:
+            raise UserError(f"expected codes of at least one row for {self.folder}; got none; give some text")
         if self.kept and not self._record["finished"]:
-            self._remove(BY_ROW, BY_LATENT)
+            self._remove_files()
             write_by_row(self.folder / BY_ROW, self._all_parts(), self.rows, self.slots)
             write_by_latent(self.folder / BY_ROW, self.folder / BY_LATENT, self.latents)
         if not self._record["finished"]:
@@ -214,7 +216,7 @@ class CodesWriter:
                 self._record["parts"] = []
             self._record["finished"] = True
             self._save()
-        self._remove(PARTS)
+        self._remove_parts()
         files = [self.folder / name for name in (BY_ROW, BY_LATENT)] if self.kept else []
         return {"kept": self.kept, "slots": self.slots, "bytes": sum(path.stat().st_size for path in files)}
 
@@ -222,7 +224,8 @@ class CodesWriter:
         return (self._part(entry) for entry in self._record["parts"])
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of the codes in `folder`; UserError when it is damaged or of another version."""
     path = folder / RECORD
     record = read_json(path, "the record of a store's codes")
     if record.get("format") != FORMAT or record.get("version") != VERSION:
@@ -230,10 +233,25 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"expected {FORMAT} version {VERSION} at {path}; got {record.get('format')!r} version "
             f"{record.get('version')!r}; collect it anew"
         )
+    if not (
+        _fits(record, {**COUNTS, "latents": int, "kept": bool, "finished": bool, "parts": list})
+        and all(
+            _fits(entry, {**COUNTS, "file": str}) and Path(entry["file"]).name == entry["file"]
+            for entry in record["parts"]
+        )
+    ):
+        raise UserError(f"expected a whole record of codes at {path}; got one with wrong entries; collect it anew")
     return record
 
 
-def _map(path: Path) -> dict[str, Tensor]:
+def _fits(entry: Any, types: dict[str, type]) -> bool:
+    return isinstance(entry, dict) and all(
+        type(entry.get(name)) is kind and (kind is not int or entry[name] >= 0) for name, kind in types.items()
+    )
+
+
+def map_codes(path: Path) -> dict[str, Tensor]:
+    """Memory-map one of the two files; UserError when it is missing, truncated or damaged."""
     try:
         return map_tensors(path)
     except (OSError, ValueError, KeyError) as error:

@@ -6,7 +6,7 @@
 
 By row is the parts of CodesWriter end to end. By latent is an external counting sort of that file: counts give the places,
 then ranges of latents of at most RANGE slots are picked out of the mapped file, one scan each, and sorted in memory. A latent
-with more slots than that is a range of its own and streams through. So memory is about 30 bytes times RANGE, whatever the
+with more slots than that is a range of its own and streams through. So memory is about 60 bytes times RANGE, whatever the
 number of slots, and the scans read the file slots / RANGE times (int32 comparisons, far below the cost of the sort).
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from ..io import map_tensors
 from .tensor_file import tensor_file
 
-RANGE = 2**23
+RANGE = 2**22
 CHUNK = 2**22
 
 

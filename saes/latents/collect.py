@@ -1,9 +1,9 @@
 """Dictionary + tokens → FeatureStore: one pass over the codes, then what the weights alone say.
 
-The pass gathers FeatureStats. From the weights come the tokens that a latent promotes and suppresses through the direct
-path (its decoder row times the final norm's gain and the unembedding, centred over the vocabulary; the norm's scale is left
-out, so the numbers rank tokens and are not logits), and its neighbours by decoder cosine. From the top examples come two
-entropies in bits: of the tokens it fires on, and of the pairs of tokens before those.
+The pass gathers FeatureStats and writes the codes (codes_file.py). From time to time its state is made durable, so that a
+killed `collect`, called again, goes on from there and gives the same bytes as one that was not. Then come the arrays that
+need no text (weights.py) and, of the top examples, two entropies in bits: of the tokens it fires on, and of the pairs of
+tokens before those.
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
+from ..codes import Codes
 from ..dictionary import Dictionary
 from ..errors import UserError
 from ..evaluate import check_shards, check_source
 from ..models import load_model, model_info
 from ..shards import Shards
 from ..splice import check_model
+from .counters import example_entropies
+from .partial import Partial, checkpoint_tokens, versions
 from .stats import FeatureStats
-from .store import FeatureStore, write_store
+from .store import FeatureStore
+from .weights import vocabulary, weight_arrays
+from .write import write_store
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-TOP_LOGITS = 10
-NEIGHBOURS = 8
+    from .codes_file import CodesWriter
 
 
 @torch.no_grad()
@@ -42,48 +46,122 @@ def collect(
     *,
     batch: int = 8192,
     progress: bool = True,
+    resume: bool = True,
+    checkpoint_every: int | None = None,
+    codes_mib: int = 2048,
+    seed: int = 0,
 ) -> FeatureStore:
     """Gather what every latent does on the tokens of `shards` into a FeatureStore at `folder`.
 
     `model` (loaded by the Shards' model name when left out) gives the vocabulary and the unembedding. `batch` is tokens per
-    step. Raises UserError if dictionary, Shards and model do not belong together or `folder` holds other files.
+    step. The codes are kept beside if they take at most `codes_mib` MiB (0: never), `seed` draws the samples. What a killed
+    call left in `folder` is gone on with, or begun anew without `resume`; `checkpoint_every` is in tokens (left out: by the
+    dictionary's size).
+    Raises UserError if dictionary, Shards and model do not belong together, `folder` holds other files, or the unfinished
+    store there was begun with other settings.
     """
-    folder = Path(folder)
+    folder, every = Path(folder), checkpoint_every or checkpoint_tokens(dictionary.config.latents)
+    if min(batch, every) < 1 or codes_mib < 0:
+        raise UserError(
+            f"expected batch and checkpoint of a token or more, codes_mib of 0 or more; got {batch}, {every}, {codes_mib}"
+        )
     check_shards(dictionary, shards)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"expected an empty folder for the FeatureStore; {folder} has files; choose another")
     model = model or load_model(shards.manifest["model"]["name"])
     check_model(dictionary, model)
     check_source(shards, model)
-    stats = FeatureStats(dictionary.config.latents)
-    bar = tqdm(total=len(shards), unit="tok", unit_scale=True, desc="collect", disable=not progress)
-    for start, stop in block_spans(shards.positions, batch):
-        part = {site: rows.float() for site, rows in shards.read(_sites(dictionary), slice(start, stop)).items()}
-        positions = shards.positions[start:stop]
-        stats.update(dictionary.encode(part).cpu(), positions, start, dictionary.kept(positions, part))
-        bar.update(stop - start)
-    bar.close()
-    arrays = stats.freeze()
-    arrays |= promoted_tokens(dictionary, model) | neighbours(dictionary)
-    arrays["token_entropy"], arrays["context_entropy"] = example_entropies(
-        stats.top_rows, shards.tokens, shards.positions
-    )
-    manifest = {
-        "model": model_info(model).dict(),
-        "dictionary": {"fingerprint": dictionary.fingerprint, "site": dictionary.read, "site_out": dictionary.write},
+    about: dict[str, Any] = {**_provenance(dictionary, shards, model), "seed": seed}
+    settings = {
+        "dictionary": dictionary.fingerprint,
         "shards": shards.fingerprint,
+        "model": about["model"]["fingerprint"],
+    }
+    settings |= {"batch": batch, "checkpoint_every": every, "codes_mib": codes_mib, "seed": seed}
+    partial = Partial(folder, settings, resume)
+    if partial.is_done:
+        return FeatureStore.open(folder)
+    stats = FeatureStats(
+        dictionary.config.latents,
+        context=int(shards.positions.max()) + 1,
+        vocab=int(model.cfg.d_vocab),
+        seed=seed,
+    )
+    writer = _pass(dictionary, shards, stats, partial, batch, every, codes_mib, progress)
+    arrays = stats.freeze()
+    arrays["token_entropy"], arrays["context_entropy"] = example_entropies(
+        arrays["example_rows"].long(), shards.tokens, shards.positions
+    )
+    arrays |= weight_arrays(dictionary, model, progress)
+    about |= {
         "rows": stats.rows,
         "kept_rows": stats.kept,
-        "keep": dictionary.keep_rule.to_dict(),
         "before": stats.before,
         "after": stats.after,
+        "position_width": stats.positions.width,
+        "token_error": stats.tokens.error,
+        "codes": writer.finish(),
     }
-    write_store(folder, manifest, arrays, shards, vocabulary(model))
+    write_store(folder, about, arrays, shards, vocabulary(model), stats.token_rows)
+    partial.remove()
     return FeatureStore.open(folder)
 
 
-def _sites(dictionary: Dictionary) -> list[str]:
-    return list(dict.fromkeys([dictionary.read, dictionary.write]))
+def _provenance(dictionary: Dictionary, shards: Shards, model: TransformerBridge) -> dict[str, Any]:
+    place = dictionary.folder
+    return {
+        "model": model_info(model).dict(),
+        "dictionary": {
+            "fingerprint": dictionary.fingerprint,
+            "site": dictionary.read,
+            "site_out": dictionary.write,
+            "folder": None if place is None else str(place.resolve()),
+        },
+        "shards": shards.fingerprint,
+        "text": shards.manifest.get("text"),
+        "context": shards.manifest["context"],
+        "bos": shards.manifest["model"]["bos"],
+        "special_tokens": shards.manifest.get("special_tokens"),
+        "keep": dictionary.keep_rule.to_dict(),
+        "versions": versions(),
+    }
+
+
+def _pass(
+    dictionary: Dictionary, shards: Shards, stats: FeatureStats, partial: Partial, batch: int, every: int,
+    codes_mib: int, progress: bool,
+) -> CodesWriter:  # fmt: skip
+    """Feed all rows to `stats` and a CodesWriter, from where `partial` stopped."""
+    from .codes_file import CodesWriter
+
+    done = partial.load(stats)
+    writer = CodesWriter(partial.folder, dictionary.config.latents, float(codes_mib))
+    writer.resume(done)
+    sites = _sites(dictionary, shards)
+    saved = done
+    with tqdm(
+        total=len(shards), initial=done, unit="tok", unit_scale=True, desc="collect", disable=not progress
+    ) as bar:
+        for start, stop in block_spans(shards.positions, batch):
+            if stop <= done:
+                continue
+            part = {site: rows.float() for site, rows in shards.read(sites, slice(start, stop)).items()}
+            positions = shards.positions[start:stop]
+            kept = dictionary.kept(positions, part).cpu()
+            codes = dictionary.encode(part).cpu()
+            codes = Codes(torch.where(kept[:, None], codes.values.float(), 0.0), codes.indices)
+            stats.update(codes, positions, start, kept, shards.tokens[start:stop])
+            writer.append(start, codes)
+            bar.update(stop - start)
+            if stop - saved >= every:
+                writer.flush()
+                partial.save(stats)
+                saved = stop
+    return writer
+
+
+def _sites(dictionary: Dictionary, shards: Shards) -> list[str]:
+    """What has to be read: the site of the encoder, and those whose norms the keep rule limits."""
+    limited = [site for site in dictionary.keep_rule.max_norm if site in (dictionary.read, dictionary.write)]
+    return list(dict.fromkeys([dictionary.read, *(site for site in limited if site in shards.sites)]))
 
 
 def block_spans(positions: Int[Tensor, "row"], batch: int) -> Iterator[tuple[int, int]]:
@@ -94,73 +172,3 @@ def block_spans(positions: Int[Tensor, "row"], batch: int) -> Iterator[tuple[int
         if (following - begin > batch and start > begin) or start == len(positions):
             yield begin, start
             begin = start
-
-
-def promoted_tokens(dictionary: Dictionary, model: TransformerBridge, piece: int = 256) -> dict[str, Tensor]:
-    """Tokens with the largest and smallest direct effect of each latent; empty unless it writes at the model's width."""
-    W_U: Any = model.unembed.W_U
-    if dictionary.W_dec.shape[1] != W_U.shape[0]:
-        return {}
-    W_U = final_gain(model)[:, None] * W_U.float()
-    found: dict[str, list[Tensor]] = {"top": [], "bottom": []}
-    for rows in dictionary.W_dec.to(W_U).split(piece):
-        effect = rows @ W_U
-        effect -= effect.mean(1, keepdim=True)
-        found["top"].append(torch.stack([part.float() for part in effect.topk(TOP_LOGITS)]))
-        found["bottom"].append(torch.stack([part.float() for part in effect.topk(TOP_LOGITS, largest=False)]))
-    out = {}
-    for name, parts in found.items():
-        values, tokens = torch.cat(parts, 1).cpu()
-        out |= {f"{name}_logit_values": values.clone(), f"{name}_logit_tokens": tokens.int()}
-    return out
-
-
-def final_gain(model: TransformerBridge) -> Float[Tensor, "d"]:
-    """Elementwise gain of the norm before the unembedding (ones where it has none)."""
-    norm: Any = model.ln_final
-    weight = getattr(norm, "weight", None)
-    if weight is None:
-        return torch.ones(model.cfg.d_model)
-    return weight.float() + 1.0 if norm.uses_weight_offset else weight.float()
-
-
-def neighbours(dictionary: Dictionary, piece: int = 2048) -> dict[str, Tensor]:
-    """The latents whose decoder rows point most nearly the same way, with their cosines."""
-    unit = torch.nn.functional.normalize(dictionary.W_dec.float().cpu(), dim=1)
-    count = min(NEIGHBOURS, len(unit) - 1)
-    values, indices = [], []
-    for start in range(0, len(unit), piece):
-        cosine = unit[start : start + piece] @ unit.T
-        cosine[torch.arange(len(cosine)), torch.arange(start, start + len(cosine))] = -2.0
-        best = cosine.topk(count)
-        values.append(best.values)
-        indices.append(best.indices.int())
-    return {"neighbour_cosines": torch.cat(values), "neighbours": torch.cat(indices)}
-
-
-def example_entropies(
-    rows: Int[Tensor, "latent example"], tokens: Int[Tensor, "row"], positions: Int[Tensor, "row"]
-) -> tuple[Float[Tensor, "latent"], Float[Tensor, "latent"]]:
-    """Entropy in bits of the token under each latent's examples, and of the two tokens before it."""
-    size = int(tokens.max()) + 2
-
-    def before(by: int) -> Tensor:
-        earlier = tokens[(rows - by).clamp_min(0)]
-        return torch.where(positions[rows.clamp_min(0)] >= by, earlier, size - 1)
-
-    focus, context = tokens[rows.clamp_min(0)], before(2) * size + before(1)
-    return _entropy(focus, rows >= 0), _entropy(context, rows >= 0)
-
-
-def _entropy(keys: Int[Tensor, "latent example"], real: Tensor) -> Float[Tensor, "latent"]:
-    same = (keys[:, :, None] == keys[:, None, :]) & real[:, None, :]
-    share = same.sum(2) / real.sum(1, keepdim=True).clamp_min(1)
-    terms = torch.where(real, share.clamp_min(1e-9).log2(), 0.0)
-    return 0.0 - terms.sum(1) / real.sum(1).clamp_min(1)  # not -x, which would make a zero negative
-
-
-def vocabulary(model: TransformerBridge) -> list[str]:
-    """Every token as the tokenizer decodes it alone."""
-    tokenizer: Any = model.tokenizer
-    ids = [[token] for token in range(model.cfg.d_vocab)]
-    return tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)

@@ -9,6 +9,7 @@ import torch
 
 from ..cache import capture
 from ..dictionary import Dictionary
+from ..drawn import drawn
 from ..errors import UserError
 from ..models import model_info, to_tokens, token_strings
 from ..sites import resolve_site
@@ -31,6 +32,8 @@ class Firing(NamedTuple):
 
 class FeatureTable(list[Firing]):
     """Rows of `features`, by position, strongest first; prints as a table, `.latents()` ranks latents over the text."""
+
+    _repr_html_ = drawn
 
     def latents(self) -> list[tuple[int, float]]:
         """Latents by their largest value on tokens that the dictionary answers for."""

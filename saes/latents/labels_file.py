@@ -81,6 +81,11 @@ def _explained(path: Path, error: sqlite3.Error, wait_s: float) -> UserError:
         return UserError(
             f"expected to write {path}; its folder or file cannot be written ({reason}); copy the store to a folder of your own"
         )
+    return damaged(path, error)
+
+
+def damaged(path: Path, reason: object) -> UserError:
+    """The error for a file that holds something else than labels."""
     return UserError(f"expected a labels database at {path}; could not use it ({reason}); restore or remove it")
 
 
@@ -88,16 +93,23 @@ def check(database: sqlite3.Connection, path: Path) -> None:
     """UserError if the file is of a later version or its tables are no tables of labels."""
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
-        raise UserError(f"expected labels of version {VERSION} or earlier in {path}; got version {version}; update unweave")
+        raise UserError(
+            f"expected labels of version {VERSION} or earlier in {path}; got version {version}; update unweave"
+        )
     kinds = dict(database.execute("SELECT name, type FROM sqlite_master WHERE name IN ('labels', 'history')"))
     needed = {"latent", "label"} | (set(NEW_COLUMNS) if version == VERSION else set())
     if not set(kinds.values()) <= {"table"} or ("labels" in kinds and not needed <= columns(database)):
-        raise UserError(f"expected a labels database at {path}; its tables are others; restore or remove it")
+        raise damaged(path, "its tables are others")
 
 
 def columns(database: sqlite3.Connection) -> set[str]:
     """The columns that the table of labels has; none where there is no such table."""
     return {row[1] for row in database.execute("PRAGMA table_info(labels)")}
+
+
+def has_history(database: sqlite3.Connection) -> bool:
+    """False for a file of version 1."""
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'").fetchone() is not None
 
 
 def upgrade(database: sqlite3.Connection) -> None:

@@ -31,7 +31,7 @@ EMPTY = Mark()
 
 def changed(mark: Mark, given: Mapping[str, Any]) -> Mark:
     """`mark` with the given fields checked and put in place; UserError for what is too long or of another kind."""
-    checks = {"label": _label, "note": _note, "tags": _tags, "is_starred": bool, "score": _score}
+    checks = {"label": _label, "note": _note, "tags": _tags, "is_starred": _star, "score": _score}
     if unknown := given.keys() - checks.keys():
         raise UserError(f"expected any of {', '.join(checks)}; got {', '.join(sorted(map(str, unknown)))[:80]!r}")
     new = mark._replace(**{name: checks[name](value) for name, value in given.items()})
@@ -90,6 +90,12 @@ def _tags(value: Any) -> tuple[str, ...]:
     if len(tags) > TAGS:
         raise UserError(f"expected at most {TAGS} tags of a latent; got {len(tags)}; remove some")
     return tags
+
+
+def _star(value: Any) -> bool:
+    if not isinstance(value, bool | int) or value not in (0, 1):
+        raise UserError(f"expected is_starred to be true or false; got {str(value)[:40]!r}")
+    return bool(value)
 
 
 def _score(value: Any) -> dict[str, Any] | None:

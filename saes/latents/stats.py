@@ -1,11 +1,15 @@
-"""FeatureStats: what each latent does, gathered in one pass over codes, mergeable.
+"""FeatureStats: what each latent does, gathered in one pass over codes, mergeable and resumable.
 
-For every latent: how often it fires, sum and sum of squares, a histogram of its values in fixed half-octave bins, and its
-top examples with the latent's values on the tokens around them. All of it is exact, costs no dense `[token latent]`
-matrix, and merges: statistics of parts of a text, merged in any order, are those of the whole.
+For every latent: how often it fires, sum and sum of squares, a histogram of its values in fixed half-octave bins, its top
+examples, uniform samples of each bin, and on which tokens and at which positions it fires. All of it is exact, costs no dense
+`[token latent]` matrix, and merges: statistics of parts of a text, merged in any order, are those of the whole (the two sums
+up to rounding). `state` and `load` keep a pass that is under way; `freeze` makes the tensors of a FeatureStore.
 
 Top examples: the largest values, ties to the lower row, at most one per block (the block's largest), so that a phrase that
-repeats within a block does not fill the list. `freeze` turns the collector into the tensors that a FeatureStore keeps.
+repeats within a block does not fill the list. Samples: of each bin the firings of lowest hash (places.py), whatever their
+block; `freeze` keeps as many of each bin as fit, first one of every bin, then a second, …
+
+A batch is sorted once, by latent and token; that one list gives everything (places.Firings).
 """
 
 from __future__ import annotations
@@ -14,14 +18,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...kernels import segment
 from ..codes import Codes
+from .counters import PairCounts, PositionCounts
+from .places import Firings, Part, Places, around, best_of_blocks, firings, hash_score, rank_in_group, top_score
+from .windows import place_arrays
 
 BINS = 56
-LOWEST = (
-    -12
-)  # the first histogram bin begins at 2**LOWEST; each spans half an octave, the outer ones hold what lies beyond
-PIECE = 4096
+LOWEST = -12  # the first bin begins at 2**LOWEST; each spans half an octave, the outer ones hold what lies beyond
+TOKENS = 8
+SUMS = ("count", "sum", "sum_squares", "histogram", "token_rows")
 
 
 def histogram_edges() -> Float[Tensor, "edge"]:
@@ -32,129 +37,127 @@ def histogram_edges() -> Float[Tensor, "edge"]:
 class FeatureStats:
     """Collector: `update` with codes of consecutive rows (whole blocks), `merge` with another, then `freeze`.
 
-    State per latent: 8 bytes each for count, sum, sum of squares; 4 x BINS for the histogram; `examples` x
-    (12 + 2 x (before + 1 + after)) for the examples.
+    `context` is the number of positions that are told apart, `vocab` that of token ids (0: tokens are not counted), and
+    `per_bin` and `samples` how many samples a bin and a latent keep. State per latent, in bytes: 24 for count and sums, 224
+    for the histogram, 4 x BINS + 25 a sample, 25 an example, 3 for each value around one, 4 x context, and 12 for every
+    different token it fires on.
     """
 
-    def __init__(self, latents: int, examples: int = 16, before: int = 20, after: int = 11):
-        self.before, self.after = before, after
+    def __init__(
+        self, latents: int, examples: int = 16, before: int = 20, after: int = 11, *, samples: int = 40, per_bin: int = 6,
+        context: int = 128, vocab: int = 0, seed: int = 0,
+    ):  # fmt: skip
+        self.before, self.after, self.samples, self.seed = before, after, samples, seed
         self.rows = self.kept = 0
         self.count = torch.zeros(latents, dtype=torch.int64)
         self.sum = torch.zeros(latents, dtype=torch.float64)
         self.sum_squares = torch.zeros(latents, dtype=torch.float64)
         self.histogram = torch.zeros(latents, BINS, dtype=torch.int32)
-        self.top_values = torch.zeros(latents, examples)
-        self.top_rows = torch.full((latents, examples), -1, dtype=torch.int64)
-        self.top_windows = torch.zeros(latents, examples, before + 1 + after, dtype=torch.float16)
+        self.token_rows = torch.zeros(vocab, dtype=torch.int64)
+        self.tokens, self.positions = PairCounts(), PositionCounts(latents, context)
+        self._top, self._samples = Places(latents, examples), Places(latents * BINS, per_bin)
 
     def update(
-        self, codes: Codes, positions: Int[Tensor, "token"], first_row: int, kept: Bool[Tensor, "token"]
+        self,
+        codes: Codes,
+        positions: Int[Tensor, "token"],
+        first_row: int,
+        kept: Bool[Tensor, "token"],
+        tokens: Int[Tensor, "token"] | None = None,
     ) -> None:
         """Add the codes of the rows `first_row`, `first_row` + 1, …; rows that are not `kept` count as silent.
 
-        A block must lie within one update: its rows are those from a position 0 to the next.
+        A block must lie within one update: its rows are those from a position 0 to the next. `tokens` are the rows' token
+        ids, which `vocab` asks for.
         """
-        values = torch.where(kept[:, None], codes.values, 0.0).float()
-        token, slot = (values > 0).nonzero(as_tuple=True)
-        active, latent = values[token, slot], codes.indices[token, slot]
-        self.rows += len(values)
+        self.rows += len(codes.values)
         self.kept += int(kept.sum())
-        found = segment(values.clamp_min(0), codes.indices, len(self.count), histogram_edges(), examples=1)
-        self.count += found.counts
-        self.histogram += found.histogram
-        self.sum.index_add_(0, latent, active.double())
-        self.sum_squares.index_add_(0, latent, active.double().square())
-        self._offer(values, codes.indices, positions, first_row, active, latent, token)
+        found = firings(codes, positions, kept)
+        place = torch.searchsorted(histogram_edges()[1:-1], found.value, right=True)
+        group = found.latent * BINS + place
+        self.count += torch.bincount(found.latent, minlength=len(self.count))
+        self.sum += torch.bincount(found.latent, found.value.double(), len(self.count))
+        self.sum_squares += torch.bincount(found.latent, found.value.double().square(), len(self.count))
+        self.histogram.view(-1).index_add_(0, group, torch.ones(len(group), dtype=torch.int32))
+        self.positions.add(found.latent, positions[found.token])
+        if tokens is not None and len(self.token_rows):
+            self.tokens.add(found.latent, tokens[found.token])
+            self.token_rows += torch.bincount(tokens[kept], minlength=len(self.token_rows))
+        self._offer_top(found, first_row)
+        self._offer_samples(found, group, first_row)
 
-    def _offer(
-        self,
-        values: Tensor,
-        indices: Tensor,
-        positions: Tensor,
-        first_row: int,
-        active: Tensor,
-        latent: Tensor,
-        token: Tensor,
-    ) -> None:
-        """Merge the best of these rows into the top examples."""
-        promising = active >= self.top_values[latent, -1]
-        active, latent, token = active[promising], latent[promising], token[promising]
-        block_start = token - positions[token]
-        latent, active, token = best_per_group(latent, active, token, block_start, self.top_values.shape[1])
-        windows = self._windows(values, indices, positions, token, latent)
-        part = FeatureStats.__new__(FeatureStats)
-        rank = _rank_in_group(latent)
-        part.top_values = torch.zeros_like(self.top_values)
-        part.top_rows = torch.full_like(self.top_rows, -1)
-        part.top_windows = torch.zeros_like(self.top_windows)
-        part.top_values[latent, rank] = active
-        part.top_rows[latent, rank] = token + first_row
-        part.top_windows[latent, rank] = windows
-        self._merge_top(part)
+    def _offer_top(self, found: Firings, first_row: int) -> None:
+        score = top_score(found.value)
+        hopeful = (score <= self._top.limit[found.latent]).nonzero().squeeze(1)
+        some = Firings(*(field[hopeful] for field in found))
+        best = hopeful[best_of_blocks(some, score[hopeful])]
+        chosen = best[self._top.chosen(found.latent[best], score[best])]
+        self._top.add(self._part(found, found.latent, score, chosen, first_row))
 
-    def _windows(
-        self, values: Tensor, indices: Tensor, positions: Tensor, token: Tensor, latent: Tensor
-    ) -> Float[Tensor, "example window"]:
-        """Values of each example's latent on the tokens around it, zero outside its block."""
-        offsets = torch.arange(-self.before, self.after + 1)
-        out = torch.zeros(len(token), len(offsets), dtype=torch.float16)
-        for piece in torch.arange(len(token)).split(PIECE):
-            around = token[piece, None] + offsets
-            inside = (around >= 0) & (around < len(values))
-            around = around.clamp(0, len(values) - 1)
-            inside &= (around - positions[around]) == (token[piece] - positions[token[piece]])[:, None]
-            found = (values[around] * (indices[around] == latent[piece, None, None])).sum(-1)
-            out[piece] = torch.where(inside, found, 0.0).clamp_max(65504).half()
-        return out
+    def _offer_samples(self, found: Firings, group: Int[Tensor, "n"], first_row: int) -> None:
+        score = hash_score(found.token + first_row, found.latent, self.seed)
+        self._samples.add(self._part(found, group, score, self._samples.chosen(group, score), first_row))
+
+    def _part(self, found: Firings, group: Tensor, score: Tensor, chosen: Tensor, first_row: int) -> Part:
+        near = around(found, chosen, self.before, self.after)
+        return Part(group[chosen] << 31 | score[chosen], found.token[chosen] + first_row, found.value[chosen], near)
 
     def merge(self, other: FeatureStats) -> FeatureStats:
-        """Add the statistics of other rows of the same text; returns self."""
-        for name in ("rows", "kept", "count", "sum", "sum_squares", "histogram"):
+        """Add the statistics of other rows of the same text, gathered under the same settings; returns self."""
+        self.rows, self.kept = self.rows + other.rows, self.kept + other.kept
+        for name in SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self._merge_top(other)
+        self.positions.counts += other.positions.counts
+        self.positions.sum += other.positions.sum
+        self.tokens.merge(other.tokens)
+        self._top.add(other._top.held())
+        self._samples.add(other._samples.held())
         return self
 
-    def _merge_top(self, other: FeatureStats) -> None:
-        values = torch.cat([self.top_values, other.top_values], 1)
-        rows = torch.cat([self.top_rows, other.top_rows], 1)
-        by_row = rows.argsort(dim=1, stable=True)
-        order = by_row.gather(1, values.gather(1, by_row).argsort(dim=1, descending=True, stable=True))
-        order = order[:, : self.top_values.shape[1]]
-        self.top_values, self.top_rows = values.gather(1, order), rows.gather(1, order)
-        windows = torch.cat([self.top_windows, other.top_windows], 1)
-        self.top_windows = windows.gather(1, order[:, :, None].expand(-1, -1, windows.shape[2]))
+    def state(self) -> dict[str, Tensor]:
+        """All that was gathered, as tensors that `load` takes."""
+        out = {name: getattr(self, name) for name in SUMS} | self.tokens.tensors()
+        out |= {"rows": torch.tensor(self.rows), "kept": torch.tensor(self.kept)}
+        out |= {"positions.counts": self.positions.counts, "positions.sum": self.positions.sum}
+        return out | self._top.tensors("top") | self._samples.tensors("samples")
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave to a collector of the same settings."""
+        for name in SUMS:
+            setattr(self, name, state[name])
+        self.rows, self.kept = int(state["rows"]), int(state["kept"])
+        self.positions.counts, self.positions.sum = state["positions.counts"], state["positions.sum"]
+        self.tokens.load(state)
+        self._top.load("top", state)
+        self._samples.load("samples", state)
 
     def freeze(self) -> dict[str, Tensor]:
-        """The fixed-width arrays of a FeatureStore (docs/formats.md)."""
+        """The arrays of a FeatureStore that the pass gives (docs/formats.md)."""
         count = self.count.clamp_min(1)
-        return {
+        samples = self._samples.held()
+        samples = samples.take(_fitting(samples.key >> 31, self.samples))
+        places = place_arrays(self._top.held(), self._top.keep, samples, self.samples, BINS, len(self.count))
+        out = {
             "count": self.count,
             "density": (self.count / max(self.kept, 1)).float(),
             "mean_value": (self.sum / count).float(),
             "std_value": (self.sum_squares / count - (self.sum / count).square()).clamp_min(0).sqrt().float(),
-            "max_value": self.top_values[:, 0].clone(),
+            "max_value": places["example_values"][:, 0].clone(),
             "histogram": self.histogram,
-            "example_values": self.top_values,
-            "example_rows": self.top_rows,
-            "example_windows": self.top_windows,
         }
+        return out | places | self.positions.top(self.count) | (self._token_arrays() if len(self.token_rows) else {})
+
+    def _token_arrays(self) -> dict[str, Tensor]:
+        """Tokens of each latent; lift is the share of a token's kept rows that it fires on over that of all kept rows."""
+        found = self.tokens.top(len(self.count), TOKENS)
+        rows = self.token_rows[found["token_ids"].clamp_min(0).long()].clamp_min(1)
+        found["token_lift"] = (found["token_counts"] * (self.kept / rows) / self.count.clamp_min(1)[:, None]).float()
+        found["token_share"] = (found["token_counts"][:, 0] / self.count.clamp_min(1)).float()
+        return found
 
 
-def best_per_group(
-    latent: Int[Tensor, "n"], value: Float[Tensor, "n"], token: Int[Tensor, "n"], block: Int[Tensor, "n"], keep: int
-) -> tuple[Int[Tensor, "m"], Float[Tensor, "m"], Int[Tensor, "m"]]:
-    """For each latent its `keep` largest values, one per block, ties to the lower token; sorted by latent, then value."""
-    order = token.argsort(stable=True)
-    order = order[value[order].argsort(descending=True, stable=True)]
-    pair = latent[order] * (int(block.max()) + 1 if len(block) else 1) + block[order]
-    grouped = pair.argsort(stable=True)
-    order = order[grouped[_rank_in_group(pair[grouped]) == 0].sort().values]
-    order = order[latent[order].argsort(stable=True)]
-    order = order[_rank_in_group(latent[order]) < keep]
-    return latent[order], value[order], token[order]
-
-
-def _rank_in_group(sorted_keys: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
-    """0, 1, 2, … within each run of equal keys."""
-    first = torch.searchsorted(sorted_keys, sorted_keys, right=False)
-    return torch.arange(len(sorted_keys)) - first
+def _fitting(group: Int[Tensor, "sample"], most: int) -> Int[Tensor, "chosen"]:
+    """Of sorted samples (groups of latent and bin) at most `most` a latent: one of every bin, highest first, then more."""
+    latent, rank = group // BINS, rank_in_group(group)
+    order = (latent << 16 | rank << 8 | BINS - 1 - group % BINS).argsort()
+    return order[rank_in_group(latent[order]) < most].sort().values

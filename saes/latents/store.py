@@ -1,66 +1,37 @@
 """FeatureStore: what each latent does, on disk, opened without a model.
 
-A folder with `manifest.json` (provenance), `features.safetensors` (fixed-width arrays, memory-mapped; see stats.py and
-collect.py for how each is made), `tokens.safetensors` (the text's tokens and the vocabulary) and `labels.sqlite` (labels and
-notes, the one part that changes). Keys are in docs/formats.md.
+A folder with `manifest.json` (provenance), `features.safetensors` (arrays with a row per latent, memory-mapped; stats.py and
+weights.py say how each is made), `tokens.safetensors` (the text's tokens and the vocabulary), the codes where they were kept
+(codebook.py) and `labels.sqlite` (labels.py, the one part that changes). Keys are in docs/formats.md.
+
+Opening compares shapes and reads no array; what is read of one is checked then, so that a damaged or hostile store gives a
+UserError and never another answer.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from collections.abc import Iterator
+import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import UserError
-from ..io import map_tensors, read_json, write_json, write_tensors
-from ..shards import Shards
-from .stats import histogram_edges
+from ..io import map_tensors, read_json
+from .codebook import Codebook
+from .feature import COLUMN_NOTES, Example, Feature, Histogram, TokenShare
+from .interesting import interesting
+from .labels import Labels
+from .shape import damaged, misfit
+from .stats import BINS, histogram_edges
+from .store_text import StoreText
+from .windows import windows_of
+from .write import FORMAT, VERSION
 
-FORMAT, VERSION = "unweave.features", 1
-COLUMNS = ("count", "density", "mean_value", "std_value", "max_value", "token_entropy", "context_entropy")
-
-
-class Histogram(NamedTuple):
-    """Counts of a latent's values in log-spaced bins."""
-
-    edges: Float[Tensor, "edge"]
-    counts: Int[Tensor, "bin"]
-
-
-class Example(NamedTuple):
-    """A place where a latent fires: `tokens` with the latent's `values`, `focus` the index of the one it is shown for."""
-
-    row: int
-    document: int
-    position: int
-    value: float
-    tokens: list[str]
-    values: list[float]
-    focus: int
-
-
-class Feature(NamedTuple):
-    """Everything the store knows of one latent. Logit lists are (token, direct effect)."""
-
-    latent: int
-    label: str | None
-    count: int
-    density: float
-    mean_value: float
-    max_value: float
-    token_entropy: float
-    context_entropy: float
-    histogram: Histogram
-    examples: list[Example]
-    top_logits: list[tuple[str, float]]
-    bottom_logits: list[tuple[str, float]]
+__all__ = ["Example", "Feature", "FeatureStore", "Histogram", "TokenShare"]
 
 
 class FeatureStore:
@@ -68,16 +39,22 @@ class FeatureStore:
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder, self.manifest = folder, manifest
-        self._arrays, self._tokens = (_map(folder / f"{name}.safetensors") for name in ("features", "tokens"))
-        _check_arrays(folder, self._arrays, self._tokens)
-        self.columns: dict[str, Tensor] = {name: self._arrays[name] for name in COLUMNS}
+        self._arrays, text = (_map(folder / f"{name}.safetensors") for name in ("features", "tokens"))
+        if wrong := misfit(self._arrays, text, manifest):
+            raise damaged(folder, wrong)
+        self.text = StoreText(folder, text, manifest["before"], manifest["after"])
+        self.columns: dict[str, Tensor] = _columns(self._arrays)
 
     @staticmethod
     def open(folder: str | Path) -> FeatureStore:
         """Open a folder that `collect` wrote; UserError if it is something else or damaged."""
         folder = Path(folder)
+        if not (folder / "manifest.json").exists() and (folder / "unfinished.json").exists():
+            raise UserError(
+                f"expected a finished FeatureStore; {folder} is not; finish it with the same `unweave collect`"
+            )
         manifest = read_json(folder / "manifest.json", "the manifest of a FeatureStore")
-        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        if manifest.get("format") != FORMAT or manifest.get("version") not in range(1, VERSION + 1):
             raise UserError(
                 f"expected {FORMAT} version {VERSION} in {folder}; got {manifest.get('format')!r} version "
                 f"{manifest.get('version')!r}; collect it anew"
@@ -89,8 +66,9 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         dead = int((self.count == 0).sum())
-        site = self.manifest["dictionary"]["site"]
-        rows = self.manifest["rows"]
+        about = self.manifest.get("dictionary")
+        site = about.get("site") if isinstance(about, dict) else None
+        rows = len(self.tokens)
         return f"FeatureStore({self.folder}: {len(self):,} latents of {site} on {rows:,} tokens, {dead:,} silent)"
 
     @property
@@ -108,54 +86,149 @@ class FeatureStore:
         """Largest value of each latent."""
         return self._arrays["max_value"]
 
-    @cached_property
+    @property
+    def column_notes(self) -> dict[str, str]:
+        """What each of `columns` means, with its unit."""
+        return {name: COLUMN_NOTES[name] for name in self.columns}
+
+    @property
+    def tokens(self) -> Int[Tensor, "row"]:
+        """Token id of every row of the text (mapped, and not checked)."""
+        return self.text.arrays["tokens"]
+
+    @property
+    def positions(self) -> Int[Tensor, "row"]:
+        """Position of every row within its block."""
+        return self.text.arrays["positions"]
+
+    @property
+    def documents(self) -> Int[Tensor, "row"]:
+        """Document number of every row."""
+        return self.text.arrays["documents"]
+
+    @property
     def vocabulary(self) -> list[str]:
         """The string of every token id."""
-        data, ends = bytes(self._tokens["vocab_bytes"].tolist()), self._tokens["vocab_ends"].tolist()
-        return [data[start:end].decode("utf-8", "surrogatepass") for start, end in zip([0, *ends], ends, strict=False)]
+        return self.text.vocabulary
+
+    @cached_property
+    def codebook(self) -> Codebook | None:
+        """The codes of the whole text, None where they were not kept."""
+        return Codebook.open(self.folder)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """Labels, notes, tags, stars and scores, with their history."""
+        return Labels(self.folder, len(self))
 
     def __getitem__(self, latent: int) -> Feature:
         self._check(latent)
-        arrays = self._arrays
-        scalar: dict[str, Any] = {name: arrays[name][latent].item() for name in COLUMNS if name != "std_value"}
+        scalar: dict[str, Any] = {
+            name: self.columns[name][latent].item() if name in self.columns else empty
+            for name, empty in SCALARS.items()
+        }
+        examples, samples = self._places(latent)
         return Feature(
             latent=latent,
             label=self.label(latent),
-            histogram=Histogram(histogram_edges(), arrays["histogram"][latent]),
-            examples=[
-                self._example(latent, i)
-                for i in range(arrays["example_rows"].shape[1])
-                if arrays["example_rows"][latent, i] >= 0
-            ],
+            histogram=Histogram(histogram_edges(), self._arrays["histogram"][latent]),
+            examples=examples,
+            samples=samples,
+            tokens=self._shares(latent),
             top_logits=self._logits("top", latent),
             bottom_logits=self._logits("bottom", latent),
+            logit_histogram=self._logit_histogram(latent),
             **scalar,
         )
 
-    def _example(self, latent: int, number: int) -> Example:
-        row = int(self._arrays["example_rows"][latent, number])
-        positions, documents, ids = (self._tokens[name] for name in ("positions", "documents", "tokens"))
-        before, after = self.manifest["before"], self.manifest["after"]
-        start = row - min(before, int(positions[row]))
-        stop = row + 1
-        while stop < len(ids) and stop <= row + after and positions[stop] > 0:
-            stop += 1
-        window = self._arrays["example_windows"][latent, number]
-        values = window[before - (row - start) : before + (stop - row)].float().tolist()
-        tokens = [self.vocabulary[token] for token in ids[start:stop].tolist()]
-        value = float(self._arrays["example_values"][latent, number])
-        return Example(row, int(documents[row]), int(positions[row]), value, tokens, values, row - start)
+    def _places(self, latent: int) -> tuple[list[Example], list[Example]]:
+        """Examples and samples."""
+        arrays, before = self._arrays, self.text.before
+        try:
+            windows = windows_of(arrays, latent, before + 1 + self.text.after)
+        except ValueError as error:
+            raise damaged(self.folder, str(error)) from error
+        names = [name for name in ("example", "sample") if f"{name}_rows" in arrays]
+        rows = [row for name in names for row in arrays[f"{name}_rows"][latent].tolist()]
+        values = [value for name in names for value in arrays[f"{name}_values"][latent].tolist()]
+        bins = [-1] * arrays["example_rows"].shape[1]
+        bins += arrays["sample_bins"][latent].tolist() if "sample" in names else []
+        found: tuple[list[Example], list[Example]] = ([], [])
+        for slot, (row, value, bin) in enumerate(zip(rows, values, bins, strict=True)):
+            if row != -1:
+                if bin >= BINS:
+                    raise damaged(self.folder, f"bin {bin} of a sample")
+                windows[slot][before] = value
+                found[slot >= arrays["example_rows"].shape[1]].append(self._example(row, windows[slot], bin))
+        return found
+
+    def _example(self, row: int, window: list[float], bin: int) -> Example:
+        start, stop = self.text.window(row)
+        before = self.text.before
+        shown = window[before - (row - start) : before + (stop - row)]
+        return Example(
+            row, *self.text.place(row), window[before], self.text.strings(start, stop), shown, row - start, bin
+        )
+
+    def example_at(
+        self, latent: int, row: int, values: Float[Tensor, "window"] | None = None, bin: int = -1
+    ) -> Example:
+        """The text around any row, with the latent's values there.
+
+        `values` are those from `before` rows before it to `after` rows after it (see the manifest; 0 where it is silent).
+        Left out, they are looked up in the codebook, or, where there is none, in the examples and samples (else all 0).
+        IndexError for a latent that is not there, UserError for such a row, ValueError for too few or many values.
+        """
+        self._check(latent)
+        if values is None:
+            window = self._known_values(latent, row)
+        else:
+            window = [float(value) for value in values]
+            if len(window) != self.text.before + 1 + self.text.after:
+                raise ValueError(f"expected {self.text.before + 1 + self.text.after} values; got {len(window)}")
+        return self._example(row, window, bin)
+
+    def _known_values(self, latent: int, row: int) -> list[float]:
+        start, stop = self.text.window(row)
+        before, after = self.text.before - (row - start), self.text.after - (stop - row - 1)
+        shown = [0.0] * (stop - start)
+        if self.codebook is not None and self.codebook.rows >= stop:
+            shown = self.codebook.values(latent, start, stop).tolist()
+        else:
+            known = [place for places in self._places(latent) for place in places if place.row == row]
+            shown = known[0].values if known else shown
+        return [0.0] * before + shown + [0.0] * after
 
     def _logits(self, which: str, latent: int) -> list[tuple[str, float]]:
         if f"{which}_logit_tokens" not in self._arrays:
             return []
         tokens, values = self._arrays[f"{which}_logit_tokens"][latent], self._arrays[f"{which}_logit_values"][latent]
-        return [(self.vocabulary[token], value) for token, value in zip(tokens.tolist(), values.tolist(), strict=True)]
+        return [(self.text.token(token), value) for token, value in zip(tokens.tolist(), values.tolist(), strict=True)]
+
+    def _shares(self, latent: int) -> list[TokenShare]:
+        if "token_ids" not in self._arrays:
+            return []
+        columns = (self._arrays[f"token_{name}"][latent].tolist() for name in ("ids", "counts", "lift"))
+        fires = max(int(self.count[latent]), 1)
+        return [
+            TokenShare(self.text.token(token), count, count / fires, lift)
+            for token, count, lift in zip(*columns, strict=True)
+            if token != -1
+        ]
+
+    def _logit_histogram(self, latent: int) -> Histogram | None:
+        if "logit_histogram" not in self._arrays:
+            return None
+        counts, (low, high) = self._arrays["logit_histogram"][latent], self._arrays["logit_range"][latent].tolist()
+        return Histogram(torch.linspace(low, high, len(counts) + 1), counts)
 
     def neighbours(self, latent: int, n: int = 8) -> list[tuple[int, float]]:
         """The latents with the nearest decoder rows, and their cosines (at most as many as were collected)."""
         indices, cosines = self._arrays["neighbours"][latent, :n], self._arrays["neighbour_cosines"][latent, :n]
-        return list(zip(indices.tolist(), cosines.tolist(), strict=True))
+        found = list(zip(indices.tolist(), cosines.tolist(), strict=True))
+        if not all(0 <= other < len(self) for other, _ in found):
+            raise damaged(self.folder, f"neighbours of latent {latent}")
+        return found
 
     def interesting(self, n: int = 10) -> list[int]:
         """Latents worth a first look, by a stated statistic.
@@ -164,54 +237,41 @@ class FeatureStore:
         quarters of its maximum, so no repeated boilerplate). Half of the answer fires on one token in many contexts (token
         entropy up to 0.5 bits), half on a family of tokens (1 to 3 bits); in each, densities nearest 1e-3 come first.
         """
-        full = (self._arrays["example_rows"] >= 0).all(1)
-        most = torch.tensor(float(self._arrays["example_rows"].shape[1])).log2()
-        varied = self.columns["context_entropy"] >= 0.75 * most
-        candidates = full & varied & (self.density >= 1e-4) & (self.density <= 1e-2)
-        bits = self.columns["token_entropy"]
-        families = (bits <= 0.5, (bits >= 1) & (bits <= 3), torch.ones_like(candidates))
-        one, several, any_ = (self._nearest(candidates & family) for family in families)
-        chosen = one[: n // 2] + several[: n - n // 2]
-        return (chosen + [latent for latent in any_ if latent not in chosen])[:n]
-
-    def _nearest(self, wanted: Bool[Tensor, "latent"]) -> list[int]:
-        """The wanted latents, densities nearest 1e-3 (in ratio) first."""
-        latents = wanted.nonzero().squeeze(1)
-        return latents[(self.density[latents] / 1e-3).log().abs().argsort(stable=True)].tolist()
+        return interesting(self.columns, self._arrays["example_rows"], n)
 
     def label(self, latent: int) -> str | None:
         """The label of a latent, if someone gave it one."""
-        if not (self.folder / "labels.sqlite").exists():
-            return None
-        with self._labels() as database:
-            row = database.execute("SELECT label FROM labels WHERE latent = ?", (int(latent),)).fetchone()
-        return row[0] if row else None
+        return self.labels.get(latent).label
 
     def set_label(self, latent: int, label: str) -> None:
         """Keep a label for a latent (replacing an earlier one)."""
         self._check(latent)
-        with self._labels() as database:
-            database.execute(
-                "INSERT INTO labels VALUES (?, ?) ON CONFLICT DO UPDATE SET label = excluded.label",
-                (int(latent), label),
-            )
-
-    @contextlib.contextmanager
-    def _labels(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one statement, so that any thread may call; UserError when the file is damaged or locked away."""
-        path = self.folder / "labels.sqlite"
-        try:
-            with contextlib.closing(sqlite3.connect(path)) as database, database:
-                database.execute("CREATE TABLE IF NOT EXISTS labels (latent INTEGER PRIMARY KEY, label TEXT NOT NULL)")
-                yield database
-        except sqlite3.Error as error:
-            raise UserError(
-                f"expected a labels database at {path}; could not use it ({error}); restore or remove it"
-            ) from error
+        self.labels.set(latent, label=label)
 
     def _check(self, latent: int) -> None:
         if not 0 <= latent < len(self):
             raise IndexError(f"expected a latent in [0, {len(self)}); got {latent}")
+
+
+# Statistics that are fields of a Feature, and what they are where the store has not collected them.
+SCALARS: dict[str, float] = {
+    **dict.fromkeys(
+        ("count", "density", "mean_value", "std_value", "max_value", "token_entropy", "context_entropy"), 0
+    ),
+    **dict.fromkeys(("encoder_cosine", "position_share", "mean_position"), math.nan),
+    "position_top": -1,
+}
+
+
+def _columns(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every statistic that is one number a latent."""
+    derived = {}
+    if arrays["neighbour_cosines"].shape[1]:
+        derived["nearest_cosine"] = arrays["neighbour_cosines"][:, 0]
+    if "logit_range" in arrays:
+        derived |= {"logit_min": arrays["logit_range"][:, 0], "logit_max": arrays["logit_range"][:, 1]}
+    known = arrays | derived
+    return {name: known[name] for name in COLUMN_NOTES if name in known}
 
 
 def _map(path: Path) -> dict[str, Tensor]:
@@ -221,48 +281,3 @@ def _map(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"expected a FeatureStore file at {path}; could not read it ({error}); collect it anew"
         ) from error
-
-
-def _check_arrays(folder: Path, arrays: dict[str, Tensor], tokens: dict[str, Tensor]) -> None:
-    """UserError unless every array is there, as long as the others, and points only at rows, tokens and latents there are."""
-    needed = {
-        *COLUMNS,
-        "histogram",
-        "example_rows",
-        "example_values",
-        "example_windows",
-        "neighbours",
-        "neighbour_cosines",
-    }
-    columns = {"tokens", "positions", "documents"}
-    is_whole = (
-        needed <= arrays.keys()
-        and {*columns, "vocab_bytes", "vocab_ends"} <= tokens.keys()
-        and len({len(arrays[name]) for name in needed}) == 1
-        and len({len(tokens[name]) for name in columns}) == 1
-        and _below(arrays["example_rows"], len(tokens["tokens"]), least=-1)
-        and _below(arrays["neighbours"], len(arrays["count"]))
-        and all(
-            _below(part, len(tokens["vocab_ends"])) for name, part in arrays.items() if name.endswith("_logit_tokens")
-        )
-        and _below(tokens["tokens"], len(tokens["vocab_ends"]))
-    )
-    if not is_whole:
-        raise UserError(f"expected a whole FeatureStore in {folder}; its arrays do not fit together; collect it anew")
-
-
-def _below(numbers: Tensor, limit: int, least: int = 0) -> bool:
-    return not numbers.numel() or bool(least <= numbers.min() and numbers.max() < limit)
-
-
-def write_store(
-    folder: Path, manifest: dict[str, Any], arrays: dict[str, Tensor], shards: Shards, vocab: list[str]
-) -> None:
-    """Write the files of a store, the manifest last, so that a folder with one is whole."""
-    encoded = [token.encode("utf-8", "surrogatepass") for token in vocab]
-    tokens = {name: getattr(shards, name).int() for name in ("tokens", "positions", "documents")}
-    tokens["vocab_bytes"] = torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8)
-    tokens["vocab_ends"] = torch.tensor([len(token) for token in encoded]).cumsum(0)
-    write_tensors(folder / "features.safetensors", arrays)
-    write_tensors(folder / "tokens.safetensors", tokens)
-    write_json(folder / "manifest.json", {"format": FORMAT, "version": VERSION, **manifest})

@@ -20,9 +20,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @contextlib.contextmanager
-def tensor_file(
-    path: Path, sizes: Mapping[str, tuple[torch.dtype, int]]
-) -> Iterator[Callable[[str, Tensor], None]]:
+def tensor_file(path: Path, sizes: Mapping[str, tuple[torch.dtype, int]]) -> Iterator[Callable[[str, Tensor], None]]:
     """Yield `write(name, part)`, which appends to the one-dimensional tensor `name` of the file at `path`.
 
     `sizes` has the dtype and the final length of each. ValueError unless exactly so much was written; then no file is left.
