@@ -21,6 +21,7 @@ TRACE = [f"tests/{name}.py" for name in ("test_circuits_adjoint", "test_circuits
 # Of each benchmark the tests that have to pass before it is run.
 BENCHMARKS = {
     "browse": ["tests/test_viz_server.py"],
+    "dashboards": ["tests/test_saes_stats.py", "tests/test_saes_collect.py"],
     "model": ["tests/test_benchmarks.py"],
     "ops": [*OPS, "tests/test_kernels_gpu_encode.py", "tests/test_kernels_gpu_decode.py"],
     "quality": [*OPS, *STEP],

@@ -7,10 +7,14 @@ classes, so that the views are tested on what they are given in earnest.
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from unweave.circuits import Edges, Graph, Node
+from unweave.saes import Codes, FeatureStats
 from unweave.saes.io import write_json, write_tensors
+from unweave.saes.latents.codes_file import CodesWriter
+from unweave.saes.latents.counters import example_entropies
 from unweave.saes.latents.stats import histogram_edges
 from unweave.saes.latents.store import FORMAT, VERSION, FeatureStore
 
@@ -23,7 +27,7 @@ WORDS = " the quick brown fox jumps over a lazy dog and then goes home to Paris 
     " "
 )[1:]
 PROMPT = ["<|endoftext|>", "The", " capital", " of", " France", " is"]
-BEFORE, AFTER, EXAMPLES, BINS = 20, 11, 16, 56
+BEFORE, AFTER, EXAMPLES, SAMPLES = 20, 11, 16, 40
 
 
 def vocabulary(hostile: bool) -> list[str]:
@@ -31,13 +35,46 @@ def vocabulary(hostile: bool) -> list[str]:
 
 
 def store(
-    folder: Path, latents: int = 64, *, hostile: bool = False, seed: int = 0, fingerprint: str = "f" * 16
+    folder: Path,
+    latents: int = 64,
+    *,
+    hostile: bool = False,
+    seed: int = 0,
+    fingerprint: str = "f" * 16,
+    codes: bool = False,
 ) -> FeatureStore:
-    """Write a FeatureStore of random statistics: latent 0 is dead, latent 1 dense, latent 2 fires on one token only."""
+    """Write a FeatureStore of random statistics: latent 0 is dead, latent 1 dense, latent 2 fires on one token only.
+
+    With `codes` the statistics are those of codes that are kept beside; without, of a text larger than the one shown.
+    """
     generator = torch.Generator().manual_seed(seed)
     vocab = vocabulary(hostile)
     rows, block = 4096, 64
     tokens = torch.randint(0, len(vocab), (rows,), generator=generator)
+    at = torch.arange(rows).int()
+    text = {"tokens": tokens.int(), "positions": at % block, "documents": at // block}
+    arrays = _random_arrays(latents, rows, len(vocab), generator)
+    manifest = {"rows": 2_000_000, "kept_rows": 1_990_000, "codes": {"kept": False, "slots": 0, "bytes": 0}}
+    if codes:
+        own, manifest = _counted(folder, text, latents, len(vocab), generator)
+        arrays |= own
+    encoded = [token.encode("utf-8", "surrogatepass") for token in vocab]
+    text |= {"vocab_bytes": torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8),
+             "vocab_ends": torch.tensor([len(token) for token in encoded]).cumsum(0),
+             "vocab_rows": torch.bincount(tokens, minlength=len(vocab))}  # fmt: skip
+    write_tensors(folder / "features.safetensors", arrays)
+    write_tensors(folder / "tokens.safetensors", text)
+    write_json(folder / "manifest.json", {
+        "format": FORMAT, "version": VERSION, "model": {"name": HOSTILE[0] if hostile else "smollm2-135m", "n_layers": 6},
+        "dictionary": {"fingerprint": fingerprint, "site": "blocks.3.mlp.hook_in", "site_out": "blocks.3.mlp.hook_out", "folder": None},
+        "shards": "0123456789abcdef", "text": None, "context": block, "bos": 0, "seed": 0, "position_width": 1, "token_error": 0,
+        "before": BEFORE, "after": AFTER, **manifest})  # fmt: skip
+    opened = FeatureStore.open(folder)
+    opened.set_label(5, HOSTILE[1] if hostile else "animals that jump")
+    return opened
+
+
+def _random_arrays(latents: int, rows: int, vocab: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     density = 10 ** (torch.rand(latents, generator=generator) * 3 - 4.5)
     density[0], density[1] = 0, 0.4
     count = (density * 2_000_000).long()
@@ -48,38 +85,85 @@ def store(
     )
     histogram = (shape / shape.sum(1, keepdim=True) * count[:, None]).int()
     values = (peak[:, None] * (1 - 0.03 * torch.arange(EXAMPLES)[None])) * (count > 0)[:, None]
-    example_rows = torch.randint(0, rows, (latents, EXAMPLES), generator=generator)
-    example_rows[0] = -1
-    windows = torch.zeros(latents, EXAMPLES, BEFORE + 1 + AFTER)
-    windows[:, :, BEFORE] = values
-    windows[:, :, BEFORE - 1] = values * 0.4 * (torch.rand(latents, EXAMPLES, generator=generator) > 0.4)
-    windows[:, :, BEFORE + 2] = values * 0.2 * (torch.rand(latents, EXAMPLES, generator=generator) > 0.6)
+    sampled = peak[:, None] * 0.8 ** torch.arange(1, SAMPLES + 1)[None] * (count > 0)[:, None]
+    places = torch.randint(0, rows, (latents, EXAMPLES + SAMPLES), generator=generator)
+    places[0] = -1
+    windows = torch.zeros(latents, EXAMPLES + SAMPLES, BEFORE + 1 + AFTER)
+    both = torch.cat([values, sampled], 1)
+    windows[:, :, BEFORE - 1] = both * 0.4 * (torch.rand(both.shape, generator=generator) > 0.4)
+    windows[:, :, BEFORE + 2] = both * 0.2 * (torch.rand(both.shape, generator=generator) > 0.6)
     entropy = torch.rand(latents, generator=generator) * 3.5 + 0.5
     entropy[2] = 0.0
     logits = torch.randn(latents, 2, 10, generator=generator).abs().sort(dim=-1, descending=True).values
-    arrays = {
+    effects = torch.randn(latents, 400, generator=generator)
+    return {
         "count": count, "density": density, "mean_value": peak / 3, "std_value": peak / 5, "max_value": peak * (count > 0),
         "token_entropy": entropy, "context_entropy": torch.full((latents,), 3.8), "histogram": histogram,
-        "example_values": values, "example_rows": example_rows, "example_windows": windows.half(),
+        "example_values": values, "example_rows": places[:, :EXAMPLES].int(), "sample_values": sampled,
+        "sample_rows": places[:, EXAMPLES:].int(), **_sparse(windows),
+        "sample_bins": torch.where(sampled > 0, torch.searchsorted(edges[1:-1], sampled, right=True), 255).byte(),
         "top_logit_values": logits[:, 0].contiguous(), "bottom_logit_values": -logits[:, 1],
-        "top_logit_tokens": torch.randint(0, len(vocab), (latents, 10), generator=generator).int(),
-        "bottom_logit_tokens": torch.randint(0, len(vocab), (latents, 10), generator=generator).int(),
+        "top_logit_tokens": torch.randint(0, vocab, (latents, 10), generator=generator).int(),
+        "bottom_logit_tokens": torch.randint(0, vocab, (latents, 10), generator=generator).int(),
+        "logit_histogram": torch.stack([torch.histc(row, 40) for row in effects]).int(),
+        "logit_range": torch.stack([effects.amin(1), effects.amax(1)], 1), "logit_std": effects.std(1),
+        "logit_kurtosis": torch.full((latents,), 3.0) + torch.rand(latents, generator=generator) * 9,
         "neighbours": torch.randint(0, latents, (latents, 8), generator=generator).int(),
         "neighbour_cosines": torch.rand(latents, 8, generator=generator).sort(dim=1, descending=True).values,
+        "encoder_cosine": torch.rand(latents, generator=generator), "decoder_norm": torch.ones(latents),
+        **_random_tokens(count, entropy == 0, vocab, generator),
+        "position_top": torch.where(count > 0, torch.randint(0, 64, (latents,), generator=generator), -1).int(),
+        "position_share": 0.02 + 0.5 * torch.rand(latents, generator=generator) ** 8,
+        "mean_position": torch.rand(latents, generator=generator) * 63,
     }  # fmt: skip
-    encoded = [token.encode("utf-8", "surrogatepass") for token in vocab]
-    text = {"tokens": tokens.int(), "positions": (torch.arange(rows) % block).int(), "documents": (torch.arange(rows) // block).int(),
-            "vocab_bytes": torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8),
-            "vocab_ends": torch.tensor([len(token) for token in encoded]).cumsum(0)}  # fmt: skip
-    write_tensors(folder / "features.safetensors", arrays)
-    write_tensors(folder / "tokens.safetensors", text)
-    write_json(folder / "manifest.json", {
-        "format": FORMAT, "version": VERSION, "model": {"name": HOSTILE[0] if hostile else "smollm2-135m", "n_layers": 6},
-        "dictionary": {"fingerprint": fingerprint, "site": "blocks.3.mlp.hook_in", "site_out": "blocks.3.mlp.hook_out"},
-        "shards": "0123456789abcdef", "rows": 2_000_000, "kept_rows": 1_990_000, "before": BEFORE, "after": AFTER})  # fmt: skip
-    opened = FeatureStore.open(folder)
-    opened.set_label(5, HOSTILE[1] if hostile else "animals that jump")
-    return opened
+
+
+def _random_tokens(
+    count: torch.Tensor, is_single: torch.Tensor, vocab: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Eight tokens a latent, each half as frequent as the one before; a single one where the latent fires on one token."""
+    share = 0.5 ** torch.arange(1, 9).repeat(len(count), 1)
+    share[is_single] = torch.tensor([1.0] + [0.0] * 7)
+    counts = (count[:, None] * share).int()
+    ids = torch.rand(len(count), vocab, generator=generator).argsort(1)[:, :8]
+    return {
+        "token_ids": torch.where(counts > 0, ids, -1).int(), "token_counts": counts, "token_lift": (share * vocab).float(),
+        "token_share": share[:, 0].clone(), "distinct_tokens": (counts > 0).sum(1).int(),
+        "firing_entropy": torch.where(is_single, 0.0, 1.97),
+    }  # fmt: skip
+
+
+def _sparse(windows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Windows `[latent slot window]` as a store keeps them."""
+    offset = windows.nonzero()[:, 2]
+    counts = (windows != 0).sum(2)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.sum(1).cumsum(0)])
+    return {"window_starts": starts, "window_counts": counts.byte(), "window_offsets": offset.byte(),
+            "window_values": windows[windows != 0].half()}  # fmt: skip
+
+
+def _counted(
+    folder: Path, text: dict[str, torch.Tensor], latents: int, vocab: int, generator: torch.Generator
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Keep codes in `folder` by which every latent has its own density and favourite token; their statistics."""
+    tokens, positions = text["tokens"].long(), text["positions"].long()
+    rows = len(tokens)
+    p = 10 ** (torch.rand(latents, generator=generator) * 2 - 3)
+    p[0], p[1], p[2] = 0.0, 0.4, 0.0
+    favourite = torch.randint(0, vocab, (latents,), generator=generator)
+    p = p[None].repeat(rows, 1)
+    p[(tokens[:, None] == favourite) & (torch.arange(latents) > 1)] = 0.5
+    fires = torch.rand(rows, latents, generator=generator) < p
+    values = fires * (torch.randn(rows, latents, generator=generator) * 0.7 + 1).exp()
+    width = int(fires.sum(1).max())
+    codes = Codes(*values.topk(width))
+    stats = FeatureStats(latents, EXAMPLES, BEFORE, AFTER, samples=SAMPLES, context=64, vocab=vocab)
+    stats.update(codes, positions, 0, torch.ones(rows, dtype=torch.bool), tokens)
+    arrays = stats.freeze()
+    arrays["token_entropy"], arrays["context_entropy"] = example_entropies(arrays["example_rows"].long(), tokens, positions)  # fmt: skip
+    writer = CodesWriter(folder, latents, 64.0)
+    writer.append(0, codes)
+    return arrays, {"rows": rows, "kept_rows": rows, "codes": writer.finish()}
 
 
 def graph(

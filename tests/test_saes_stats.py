@@ -1,4 +1,5 @@
 import json
+import math
 import sqlite3
 import threading
 
@@ -8,10 +9,13 @@ import toys
 from saes_toys import MLP_IN, MLP_OUT, RESID, cached, dictionary, model
 from torch.testing import assert_close
 from unweave.saes import Codes, FeatureStats, FeatureStore, UserError, collect
-from unweave.saes.latents.collect import block_spans, example_entropies
+from unweave.saes.latents.collect import block_spans
+from unweave.saes.latents.counters import PairCounts, example_entropies
 from unweave.saes.latents.stats import BINS, LOWEST, histogram_edges
+from unweave.saes.latents.windows import windows_of
 
-LATENTS, EXAMPLES = 13, 4
+LATENTS, EXAMPLES, SAMPLES, PER_BIN, VOCAB, SEED = 13, 4, 12, 3, 7, 5
+TOKENS = torch.randint(0, VOCAB, (300,), generator=torch.Generator().manual_seed(9))
 
 
 def codes_of(rows=300, k=3, seed=0, whole=False):
@@ -33,11 +37,17 @@ def unique_indices(codes):
     return Codes(torch.where(seen, 0.0, codes.values), codes.indices)
 
 
+def collector():
+    return FeatureStats(
+        LATENTS, EXAMPLES, before=3, after=2, samples=SAMPLES, per_bin=PER_BIN, context=6, vocab=VOCAB, seed=SEED
+    )
+
+
 def gathered(codes, positions, kept, spans, first=0):
-    stats = FeatureStats(LATENTS, EXAMPLES, before=3, after=2)
+    stats = collector()
     for start, stop in spans:
         part = Codes(codes.values[start:stop], codes.indices[start:stop])
-        stats.update(part, positions[start:stop], first + start, kept[start:stop])
+        stats.update(part, positions[start:stop], first + start, kept[start:stop], TOKENS[start:stop])
     return stats
 
 
@@ -45,7 +55,7 @@ def same(one: FeatureStats, other: FeatureStats):
     a, b = one.freeze(), other.freeze()
     for name in a:
         exact = dict(rtol=1e-6, atol=1e-6) if name in ("mean_value", "std_value") else dict(rtol=0, atol=0)
-        assert_close(a[name], b[name], **exact, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(a[name], b[name], **exact, equal_nan=True, msg=lambda text, name=name: f"{name}: {text}")
     assert (one.rows, one.kept) == (other.rows, other.kept)
 
 
@@ -97,13 +107,119 @@ def test_statistics_are_those_of_the_dense_codes(whole):
         ranked = sorted(best.values(), key=lambda row: (-float(column[row]), row))[:EXAMPLES]
         padded = [row + 1000 for row in ranked] + [-1] * (EXAMPLES - len(ranked))
         assert frozen["example_rows"][latent].tolist() == padded
-        for number, row in enumerate(ranked):
-            assert frozen["example_values"][latent, number] == column[row]
+        windows = windows_of(frozen, latent, 6)
+        sampled = [row - 1000 for row in frozen["sample_rows"][latent].tolist() if row >= 0]
+        for slot, row in [*enumerate(ranked), *enumerate(sampled, EXAMPLES)]:
             window = [
-                float(column[row + by]) if 0 <= row + by < 300 and blocks[row + by] == blocks[row] else 0.0
+                float(column[row + by]) if by and 0 <= row + by < 300 and blocks[row + by] == blocks[row] else 0.0
                 for by in range(-3, 3)
             ]
-            assert frozen["example_windows"][latent, number].float().tolist() == pytest.approx(window, rel=1e-3)
+            assert windows[slot] == pytest.approx(window, rel=1e-3)
+        assert frozen["example_values"][latent].tolist()[: len(ranked)] == [float(column[row]) for row in ranked]
+        assert frozen["sample_values"][latent].tolist()[: len(sampled)] == [float(column[row]) for row in sampled]
+
+
+def mixed(row, latent, seed):
+    """The hash of places.py in Python's own integers."""
+    x = (row * 0x9E3779B97F4A7C15 + latent * 0xD1342543DE82EF95 + seed * 0xDA942042E4DD58B5) % 2**64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ x >> shift) * factor % 2**64
+    return (x ^ x >> 31) % 2**31
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_samples_are_those_of_lowest_hash_in_each_bin(whole):
+    codes, positions, kept = codes_of(whole=whole)
+    codes = unique_indices(codes)
+    frozen = gathered(codes, positions, kept, block_spans(positions, 40), first=1000).freeze()
+    dense = torch.where(kept[:, None], codes.dense(LATENTS), 0.0)
+    edges = histogram_edges().tolist()
+    for latent in range(LATENTS):
+        by_bin = {}
+        for row in dense[:, latent].nonzero().squeeze(1).tolist():
+            bin = next(b for b in range(BINS) if dense[row, latent] < edges[b + 1] or b == BINS - 1)
+            by_bin.setdefault(bin, []).append((mixed(row + 1000, latent, SEED), row + 1000))
+        order = [
+            (rank, -bin, row) for bin, rows in by_bin.items() for rank, (_, row) in enumerate(sorted(rows)[:PER_BIN])
+        ]
+        wanted = sorted((-bin, rank, row) for rank, bin, row in sorted(order)[:SAMPLES])
+        rows, bins = frozen["sample_rows"][latent].tolist(), frozen["sample_bins"][latent].tolist()
+        found = [(bin, row) for bin, row in zip(bins, rows, strict=True) if row >= 0]
+        assert sorted(found) == sorted((bin, row) for bin, _, row in wanted)
+        assert rows[len(found) :] == [-1] * (SAMPLES - len(found))
+        assert bins[len(found) :] == [255] * (SAMPLES - len(found))
+    assert (frozen["sample_rows"] >= 0).all(1).any(), "some latent has more than fit"
+
+
+def test_every_firing_is_as_likely_to_be_sampled():
+    rows, latents, each = 40, 600, 4
+    stats = FeatureStats(latents, 1, samples=each, per_bin=each)
+    codes = Codes(torch.full((rows, latents), 1.5), torch.arange(latents).repeat(rows, 1))
+    stats.update(codes, torch.arange(rows), 0, torch.ones(rows, dtype=torch.bool))
+    sampled = stats.freeze()["sample_rows"]
+    seen = torch.bincount(sampled.flatten(), minlength=rows)
+    # Each count is binomial of mean 60 and standard deviation 7.35; the sum of squares is chi-square of about 39 degrees.
+    assert float(((seen - 60) / 7.35).square().sum()) < 80
+    pairs = torch.bincount((sampled[:-1] == sampled[1:]).sum(1), minlength=5) / (latents - 1)
+    assert pairs[0] > 0.5, "neighbouring latents are sampled on rows of their own"
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_tokens_and_positions_are_counted_exactly(whole):
+    codes, positions, kept = codes_of(whole=whole)
+    codes = unique_indices(codes)
+    stats = gathered(codes, positions, kept, block_spans(positions, 40))
+    frozen = stats.freeze()
+    dense = torch.where(kept[:, None], codes.dense(LATENTS), 0.0)
+    assert stats.token_rows.tolist() == torch.bincount(TOKENS[kept], minlength=VOCAB).tolist()
+    for latent in range(LATENTS):
+        rows = dense[:, latent].nonzero().squeeze(1)
+        counts = torch.bincount(TOKENS[rows], minlength=VOCAB).tolist()
+        ranked = sorted((token for token in range(VOCAB) if counts[token]), key=lambda token: (-counts[token], token))
+        assert frozen["token_ids"][latent].tolist() == ranked + [-1] * (8 - len(ranked))
+        assert frozen["token_counts"][latent].tolist() == [counts[token] for token in ranked] + [0] * (8 - len(ranked))
+        assert frozen["distinct_tokens"][latent] == len(ranked)
+        shares = [counts[token] / len(rows) for token in ranked]
+        assert frozen["firing_entropy"][latent] == pytest.approx(-sum(p * math.log2(p) for p in shares), abs=1e-5)
+        lifts = [p / (int((TOKENS[kept] == t).sum()) / int(kept.sum())) for p, t in zip(shares, ranked, strict=True)]
+        assert frozen["token_lift"][latent, : len(ranked)].tolist() == pytest.approx(lifts, rel=1e-5)
+        at = torch.bincount(positions[rows].clamp_max(5), minlength=6).tolist()
+        assert frozen["position_top"][latent] == (at.index(max(at)) if len(rows) else -1)
+        assert frozen["position_share"][latent] == pytest.approx(max(at) / max(len(rows), 1))
+        if len(rows):
+            assert frozen["mean_position"][latent] == pytest.approx(float(positions[rows].double().mean()))
+
+
+def test_state_and_load_go_on_where_it_stopped():
+    codes, positions, kept = codes_of()
+    codes = unique_indices(codes)
+    spans = list(block_spans(positions, 30))
+    half = {name: tensor.clone() for name, tensor in gathered(codes, positions, kept, spans[:4]).state().items()}
+    stats = collector()
+    stats.load(half)
+    for start, stop in spans[4:]:
+        part = Codes(codes.values[start:stop], codes.indices[start:stop])
+        stats.update(part, positions[start:stop], start, kept[start:stop], TOKENS[start:stop])
+    whole = gathered(codes, positions, kept, spans)
+    for name, tensor in whole.state().items():
+        assert torch.equal(tensor, stats.state()[name]), name
+
+
+def test_too_many_pairs_are_counted_within_the_stated_error():
+    generator = torch.Generator().manual_seed(0)
+    token = (torch.rand(20_000, generator=generator) ** 4 * 1000).long()
+    latent = token % 3
+    table = PairCounts(limit=50)
+    for piece in torch.arange(20_000).split(500):
+        table.add(latent[piece], token[piece])
+        table.settle()
+    assert len(table.keys) <= 50
+    assert 0 < table.error < 2000
+    true = torch.bincount(token, minlength=1000)
+    for key, count in zip(table.keys.tolist(), table.counts.tolist(), strict=True):
+        assert true[key & 0xFFFF] - table.error <= count <= true[key & 0xFFFF]
+    missing = set(range(1000)) - {key & 0xFFFF for key in table.keys.tolist()}
+    assert all(true[token] <= table.error for token in missing)
 
 
 def test_histogram_bins_hold_what_lies_between_their_edges():
@@ -125,8 +241,8 @@ def test_a_worked_example():
     stats.update(Codes(values, indices), torch.tensor([0, 1, 2] * 2), 0, torch.tensor([False, *[True] * 5]))
     assert stats.count.tolist() == [1, 3]
     assert stats.sum.tolist() == [1, 12]
-    assert stats.top_rows.tolist() == [[5, -1], [2, 4]]
-    assert stats.top_windows[1].tolist() == [[2, 5, 0], [0, 5, 0]]
+    assert stats.freeze()["example_rows"].tolist() == [[5, -1], [2, 4]]
+    assert windows_of(stats.freeze(), 1, 3)[:2] == [[2, 0, 0], [0, 0, 0]]
     assert stats.freeze()["density"].tolist() == pytest.approx([0.2, 0.6])
 
 
@@ -202,10 +318,13 @@ def test_the_store_shows_what_the_dictionary_does_on_the_text(made):
 def test_the_store_says_where_it_comes_from(made):
     store, shards, own = made
     assert store.manifest["shards"] == shards.fingerprint
-    assert store.manifest["dictionary"] == {"fingerprint": own.fingerprint, "site": RESID, "site_out": RESID}
+    place = {"site": RESID, "site_out": RESID, "folder": None}
+    assert store.manifest["dictionary"] == {"fingerprint": own.fingerprint, **place}
     assert store.manifest["model"]["fingerprint"] == shards.manifest["model"]["fingerprint"]
     assert store.manifest["rows"] == len(shards)
     assert store.manifest["kept_rows"] == int((shards.positions >= 1).sum())
+    assert store.manifest["codes"]["kept"] and store.manifest["seed"] == 0
+    assert store.manifest["text"] is None, "Shards of texts given in memory have no name"
     assert set(store.columns) >= {"count", "density", "max_value", "mean_value", "token_entropy", "context_entropy"}
     assert all(len(column) == 40 for column in store.columns.values())
 
@@ -252,7 +371,8 @@ def test_interesting_latents_meet_the_stated_statistic(made):
     bits = torch.arange(40.0)
     bits[2:10] = torch.tensor([5.0, 2.0, 0.2, 2.5, 0.1, 9.0, 9.0, 9.0])
     arrays["density"][5] = 5e-3
-    store.columns = {**store.columns, "context_entropy": torch.full((40,), 3.5), "token_entropy": bits}
+    store.columns = {**store.columns, "density": arrays["density"], "token_entropy": bits}
+    store.columns["context_entropy"] = torch.full((40,), 3.5)
     store.columns["context_entropy"][1] = 1.0
     assert store.interesting(4) == [4, 6, 3, 5], "one token first, then families, densities nearest 1e-3 first"
     assert store.interesting(6)[4:] == [2, 7], "the rest follows where these are too few"
@@ -336,10 +456,12 @@ def test_arrays_that_do_not_fit_together_are_a_user_error(copy, damage):
         arrays[which].view(-1)[3] = 10**6
     save_file(arrays, copy / name)
     with pytest.raises(UserError, match="do not fit together"):
-        FeatureStore.open(copy)
+        store = FeatureStore.open(copy)  # shapes are compared here, numbers where they are read
+        for latent in range(len(store)):
+            store[latent], store.neighbours(latent)
 
 
-@pytest.mark.parametrize("change", [None, {"format": "other"}, {"version": 2}, []])
+@pytest.mark.parametrize("change", [None, {"format": "other"}, {"version": 3}, []])
 def test_a_wrong_manifest_is_a_user_error(copy, change):
     path = copy / "manifest.json"
     manifest = json.loads(path.read_text())

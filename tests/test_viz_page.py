@@ -12,7 +12,7 @@ from unweave.saes import UserError
 from unweave.viz import show, write_page
 from unweave.viz.answers import answer, frozen
 from unweave.viz.display import Embedded
-from unweave.viz.page import bundle, escaped_json, page_html, static
+from unweave.viz.page import assets, bundle, escaped_json, page_html, static
 from unweave.viz.things import open_things
 
 
@@ -131,6 +131,14 @@ def test_the_modules_bundle_in_the_order_of_their_imports():
     assert order.index("state.js") < order.index("dom.js") < order.index("card.js") < order.index("latents.js")
     assert not re.search(r"^(import|export)\b", script, re.MULTILINE)
     assert "</script" not in script
+
+
+def test_modules_keep_to_the_imports_that_the_bundler_understands():
+    for name in (name for name in assets() if name.endswith(".js")):
+        lines = [line for line in static(name).splitlines() if re.match(r"(import|export)\b", line)]
+        for line in lines:
+            assert re.fullmatch(r'import \{ [\w, ]+ \} from "\./[\w-]+\.js";|export (async )?(function|const|class) \w+.*', line), (name, line)
+            assert " as " not in line.split("from")[0] or not line.startswith("import"), (name, line)
 
 
 def test_the_front_end_never_makes_markup_of_strings():

@@ -21,7 +21,7 @@ from ..circuits import Graph, Node
 from ..circuits.graph import TARGETS
 from ..saes import FeatureStore
 from .figures import BLUE, GREY, RED
-from .layout import Drawing, draw
+from .layout import Drawing, draw, token_strings
 from .text import number, plotly_text, readable, visible
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def circuit_figure(graph: Graph, *, nodes: int = 120, edges: int = 400, stores: 
     drawing = draw(graph, nodes, edges)
     rank = _cumulative(drawing)
     figure = go.Figure([*_edge_traces(drawing), *_node_traces(graph, drawing, stores)])
-    tokens = graph.metadata.get("token_strings", [])
+    tokens = token_strings(graph)
     columns = [(centre, "" if place is None else column_name(tokens, place)) for centre, _, place in drawing.columns]
     figure.update_layout(
         title={

@@ -60,14 +60,26 @@ class Drawing:
 
 def draw(graph: Graph, nodes: int = 120, edges: int = 400) -> Drawing:
     """Choose at most about `nodes` nodes and the `edges` strongest edges among them, and place them on the grid."""
-    weights = target_weights(graph)
-    weights = weights / weights.sum().clamp_min(1e-12)
     shares = normalised(graph.edges, len(graph))
-    through = weights + influence(graph.edges, shares, weights)
+    through = flow(graph, shares)
     chosen = _choose(graph, through, nodes)
     y, rows = _rows(graph, chosen)
     x, columns = _columns(graph, chosen, y, through)
     return Drawing(chosen, x, y, _strongest(graph, chosen, shares, through, edges), columns, rows, through)
+
+
+def token_strings(graph: Graph) -> list[str]:
+    """The prompt's tokens as the graph's file has them; [] where it has none, or something else there."""
+    found = graph.metadata.get("token_strings")
+    return [str(token) for token in found] if isinstance(found, list) else []
+
+
+def flow(graph: Graph, shares: Float[Tensor, "edge"] | None = None) -> Float[Tensor, "node"]:
+    """The share of the targets' weight that passes through each node; `shares` are the edges' (normalised) where known."""
+    weights = target_weights(graph)
+    weights = weights / weights.sum().clamp_min(1e-12)
+    shares = normalised(graph.edges, len(graph)) if shares is None else shares
+    return weights + influence(graph.edges, shares, weights)
 
 
 def _choose(graph: Graph, through: Float[Tensor, "node"], limit: int) -> list[int]:
@@ -134,7 +146,7 @@ def _columns(
     cells: dict[tuple[int, float], list[int]] = defaultdict(list)
     for number in sorted(chosen, key=lambda number: -float(share[number])):
         cells[graph.nodes[number].position, y[number]].append(number)
-    tokens = graph.metadata.get("token_strings", [])
+    tokens = token_strings(graph)
     x: dict[int, float] = {}
     columns: list[tuple[float, float, int | None]] = []
     left = 0.0

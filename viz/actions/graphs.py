@@ -10,6 +10,7 @@ import torch
 from ...circuits import Graph, QKTable
 from ...saes.errors import UserError
 from ..answers.views import graph_file, save_view
+from ..layout import token_strings
 from ..text import jsonable, number, readable, visible
 from .registry import action
 
@@ -34,7 +35,9 @@ def validate(live: Live, body: dict[str, Any]) -> dict[str, Any]:
     graph, place = _graph(live, body)
     nodes = body.get("nodes")
     if not isinstance(nodes, list) or not 0 < len(nodes) <= SELECTED:
-        raise UserError(f"expected between 1 and {SELECTED} features to test; got {readable(nodes, 60)}; pin some features")
+        raise UserError(
+            f"expected between 1 and {SELECTED} features to test; got {readable(nodes, 60)}; pin some features"
+        )
     for item in nodes:
         if type(item) is not int or not 0 <= item < len(graph) or not graph.nodes[item].is_feature:
             raise UserError(f"expected features of this graph; got node {readable(item, 40)}; pin latents or neurons")
@@ -60,7 +63,7 @@ def qk_payload(graph: Graph, table: QKTable) -> dict[str, Any]:
         for marginals in (table.query_marginals(), table.key_marginals())
     ]
     query, key = _by_position(table, table.query_factors), _by_position(table, table.key_factors)
-    tokens = graph.metadata.get("token_strings") or []
+    tokens = token_strings(graph)
     return {
         "layer": table.layer,
         "head": table.head,

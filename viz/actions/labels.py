@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from ...saes import FeatureStore
 from ...saes.errors import UserError
 from ..answers.cards import mark_payload
-from ..answers.parts import labels_of
 from ..text import readable
 from .registry import action
 
@@ -26,12 +25,12 @@ def label(live: Live, body: dict[str, Any]) -> dict[str, Any]:
     UserError for a latent that is not there, a text that is too long, or labels that cannot be written.
     """
     store, latent = _asked(live, body)
-    labels = labels_of(store)
+    labels = store.labels
     if body.get("undo"):
         change = labels.undo(latent)
         undone = [] if change is None else [_name(field) for field in change.after]
         return {"mark": mark_payload(labels.get(latent)), "undone": undone}
-    given = {field: body[name] for name, field in FIELDS.items() if name in body}
+    given = {FIELDS[name]: _checked(name, body[name]) for name in FIELDS if name in body}
     if not given:
         raise UserError(f"expected any of {', '.join(FIELDS)} or undo; got none of them; give what shall change")
     return {"mark": mark_payload(labels.set(latent, **given))}
@@ -41,7 +40,7 @@ def label(live: Live, body: dict[str, Any]) -> dict[str, Any]:
 def history(live: Live, body: dict[str, Any]) -> dict[str, Any]:
     """The changes of one latent, the latest first: when, by whom, and each field before and after."""
     store, latent = _asked(live, body)
-    changes = labels_of(store).history(latent)
+    changes = store.labels.history(latent)
     gone = {change.undoes for change in changes}
     return {
         "total": len(changes),
@@ -69,8 +68,24 @@ def _asked(live: Live, body: dict[str, Any]) -> tuple[FeatureStore, int]:
     """The store and the latent of a body; UserError unless the body names a latent that is there."""
     store, latent = live.store(body.get("store")), body.get("latent")
     if isinstance(latent, bool) or not isinstance(latent, int) or not 0 <= latent < len(store):
-        raise UserError(f"expected a latent in [0, {len(store)}); got {readable(latent, 40)!r}; choose one of the store")
+        raise UserError(
+            f"expected a latent in [0, {len(store)}); got {readable(latent, 40)!r}; choose one of the store"
+        )
     return store, latent
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A value of the kind that the field has; what else is asked of it, Labels checks."""
+    is_right = {
+        "label": value is None or isinstance(value, str),
+        "note": value is None or isinstance(value, str),
+        "tags": isinstance(value, list) and all(isinstance(tag, str) for tag in value),
+        "star": isinstance(value, bool),
+    }
+    if not is_right[name]:
+        kind = {"tags": "a list of texts", "star": "true or false"}.get(name, "text")
+        raise UserError(f"expected {kind} as {name}; got {type(value).__name__}; give that")
+    return value
 
 
 def _name(field: str) -> str:

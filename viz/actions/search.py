@@ -1,4 +1,4 @@
-"""Finding latents: by label, example text, token, logit, and by what fires on a given text."""
+"""Finding latents by label, example text, token, logit, or a text that they fire on; and what one does in its examples."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ def search(live: Live, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @action("fires")
-def fires(live: Live, body: dict[str, Any]) -> dict[str, Any]:
-    """The latents that fire on a `text`, strongest against their own usual activation first."""
-    text = body.get("text")
-    if not isinstance(text, str) or not text.strip():
-        raise UserError("expected a text; got none; write one")
-    found = live.fires(body.get("store"), text)
-    return found if isinstance(found, dict) else {"latents": [int(latent) for latent in found], "total": len(found)}
+def fires(live: Live, body: dict[str, Any]) -> Any:
+    """The latents that fire on a `text`, strongest first: `latents`, `total`, `why`, as `search` answers."""
+    return live.fires(body.get("store"), body.get("text"))
 
+
+@action("effects")
+def effects(live: Live, body: dict[str, Any]) -> Any:
+    """What a `latent` does to the predictions in its examples (those at `rows`, or the strongest): see latents/effects.py."""
+    return live.effects(body)

@@ -7,14 +7,30 @@
 | `stores/S` | what the store is, its columns, labels |
 | `stores/S/columns/NAME` | one statistic of all latents |
 | `stores/S/rows/ID,ID,…` | what the list shows of some latents |
+| `stores/S/marks` | which latents are labelled, starred, noted, tagged |
 | `stores/S/latents/J` | one feature card |
+| `stores/S/latents/J/intervals/KIND` | its examples by interval of the activation: width, count, log |
+| `stores/S/latents/J/histogram` | its activations in bins of equal width |
+| `stores/S/latents/J/company` | the latents that fire together with it |
+| `graphs` | all circuits in numbers, and the features that recur |
+| `graphs/figures/dashboard` | the same as a figure |
 | `graphs/G` | one circuit |
+| `graphs/G/drawn/N` | the same with N nodes in the picture |
+| `graphs/G/labels` | what people call its latents |
+| `graphs/G/view` | the view that was saved beside it |
+| `graphs/G/nodes/I` | any of its nodes with its partners |
+| `graphs/G/find/TEXT` | nodes by label, layer, token |
+| `graphs/G/groups` | groups found among its features |
+| `graphs/G/pinned/I,J-K,…` | the graph of pinned nodes and groups |
+| `graphs/G/heads` | edges split over attention heads |
+| `graphs/G/figures/NAME` | scores, paths, or the ledger of a target |
+| `graphs/G/neuronpedia` | Neuronpedia's JSON |
 
 R, S and G count from 0 in the order of the index. Strings leave here ready to be shown (text.py), numbers rounded to what a
 reader can use, so that the front end only places them.
 """
 
-from . import graphs, index, runs, stores  # noqa: F401  (each registers its paths)
+from . import cards, compare, dashboard, graph_groups, graph_nodes, graph_tables, graphs, index, maps, runs, stores  # noqa: F401  (each registers its paths)
 from .frozen import frozen
 from .registry import Answer, answer
 

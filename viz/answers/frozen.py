@@ -10,11 +10,15 @@ import torch
 from ...saes import FeatureStore
 from ...saes.errors import UserError
 from ..text import number
+from .cards import card_payload, company_payload, histogram_payload, intervals_payload
+from .parts import KINDS
 from .registry import answer
-from .stores import card_payload, row_payload, store_payload
+from .stores import column_names, column_values, known_marks, marks_payload, rows_payload, store_payload
 
 if TYPE_CHECKING:
     from ..things import Things
+
+FROZEN_EXAMPLES = 2  # of each interval
 
 
 def frozen(things: Things, cards: int = 200) -> Iterator[tuple[str, Any]]:
@@ -37,12 +41,24 @@ def frozen(things: Things, cards: int = 200) -> Iterator[tuple[str, Any]]:
 
 def _store(store: FeatureStore, base: str, latents: list[int]) -> Iterator[tuple[str, Any]]:
     yield base, store_payload(store, latents)
-    chosen = torch.tensor(latents, dtype=torch.int64)
-    for name, values in store.columns.items():
-        yield f"{base}/columns/{name}", [number(value, 6) for value in values[chosen].tolist()]
-    yield f"{base}/rows", {str(latent): row_payload(store, latent) for latent in latents}
+    chosen, marks = torch.tensor(latents, dtype=torch.int64), known_marks(store, latents)
+    for name in column_names(store, marks):
+        yield f"{base}/columns/{name}", [number(value, 6) for value in column_values(store, name)[chosen].tolist()]
+    yield f"{base}/rows", rows_payload(store, latents)
+    yield f"{base}/marks", marks_payload(marks)
     for latent in latents:
         yield f"{base}/latents/{latent}", card_payload(store, latent)
+        yield from _from_codes(store, f"{base}/latents/{latent}", latent)
+
+
+def _from_codes(store: FeatureStore, base: str, latent: int) -> Iterator[tuple[str, Any]]:
+    """What is exact only from the kept codes; a page carries it where they are, with fewer examples than the live browser."""
+    if store.codebook is None:
+        return
+    for kind in KINDS:
+        yield f"{base}/intervals/{kind}", intervals_payload(store, latent, kind, examples=FROZEN_EXAMPLES)
+    yield f"{base}/histogram", histogram_payload(store, latent)
+    yield f"{base}/company", company_payload(store, latent)
 
 
 def _in_circuits(graphs: list[Any], place: int) -> list[int]:

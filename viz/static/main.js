@@ -10,9 +10,13 @@ import { themeButton } from "./theme.js";
 import { overview } from "./overview.js";
 import { training } from "./training.js";
 import { latents } from "./latents.js";
+import { prompt } from "./prompt.js";
 import { circuit } from "./circuit.js";
+import { circuits } from "./circuits.js";
+import { compare } from "./compare.js";
+import { map } from "./map.js";
 
-const PANES = [overview, latents, circuit, training];
+const PANES = [overview, latents, prompt, circuit, circuits, compare, map, training];
 const pane = document.getElementById("pane");
 const tabs = document.getElementById("tabs");
 

@@ -53,7 +53,8 @@ function coloured(traces) {
 function stacked(layout, width) {
   const axes = Object.keys(layout).filter((name) => /^xaxis\d*$/.test(name));
   if (width > 640 || axes.length < 2) return layout;
-  const next = { ...layout, height: 210 * axes.length, annotations: (layout.annotations ?? []).map((note) => ({ ...note })) };
+  const below = layout.showlegend ? 170 : 0;   // a legend stands under the charts, a line for each of its entries
+  const next = { ...layout, height: 210 * axes.length + below, margin: { ...layout.margin, ...(below ? { b: below } : {}) }, annotations: (layout.annotations ?? []).map((note) => ({ ...note })) };
   axes.forEach((name, place) => {
     const top = 1 - place / axes.length;
     const bottom = top - 0.68 / axes.length;
