@@ -9,7 +9,8 @@
 * `Scores`, `Path`, `Alternative` and `Supernode` are what a graph is asked for; `merge`, `difference`, `consensus` compare graphs.
 * `split_heads` and `qk_table` explain attention; `virtual_weights`, `expected_residual_attribution` need no prompt.
 * `intervene`, `ablate`, `steer`, `generate` change features (`Edit`) in the live model; `validate` reports a `Validation`.
-* `rank_features` reads one prompt, `steer_prompt` changes it beside controls, `stream` writes on, `Wish` and `latent_edits` say what to change.
+* `rank_features` reads one prompt, `steer_prompt` changes it beside controls, `stream` writes on, `Wish` and `latent_edits` say what
+  to change.
 * `eap` and `acdc` are the baselines; `open_graph`, `open_dictionaries`, `save_transcoders` speak others' formats.
 """
 

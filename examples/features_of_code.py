@@ -18,13 +18,13 @@ from unweave.viz import feature_figure, show
 # %% [markdown]
 # ## From text to features
 #
-# The bundled text is prose, 22 languages and Python files, a few thousand characters a document. We cache what layer 12 of 30
-# says of it, train a dictionary on that, and collect what each latent does on the same text: its codes are kept, so
-# every count below is exact. A small dictionary on little text; the questions stay the same for a large one.
+# The bundled text is prose, 22 languages and Python files; a thousand characters from the middle of each make many documents. We
+# cache what layer 12 of 30 says of them, train a dictionary on that, and collect what each latent does on the same text:
+# its codes are kept, so every count below is exact. A small dictionary on little text; for a large one the questions are the same.
 
 # %%
 model = load_model("smollm2-135m")
-documents = bundled()
+documents = [document._replace(text=document.text[1000:2000]) for document in bundled()]
 shards = cache(model, documents, ["blocks.12.hook_resid_post"], "activations", tokens=24_000, progress=False)
 sae = train(TrainConfig(latents=2048, k=32, batch=512, tokens=96_000), shards, "sae", progress=False)
 store = collect(sae, shards, "features", model, progress=False)
@@ -159,7 +159,7 @@ for effect in measured:
         print(f"after {effect.tokens[here]!r}: helped by {change:+.3f} with {token!r}; raises {raised}")
 
 # %% [markdown]
-# Effects of one latent among 32 are small, and that is a result too: code is written all over this dictionary.
+# A latent seldom raises just the token that came: it votes for a family, and others choose from it.
 #
 # ## Find it again
 #
@@ -170,9 +170,9 @@ words = ", ".join(each.token.strip() or repr(each.token) for each in feature.tok
 store.labels.set(latent, label=f"{words} in Python", tags=["code"], author="me")
 for other in found[1:12]:
     store.labels.tag(other, add=["code"])
-for query, kind_of_search in (("in python", "label"), ("code", "label"), ("def", "token"), ("return", "text")):
-    result = search(store, query, kind_of_search)
-    print(f"{query!r} by {kind_of_search}: {result.latents[:8].tolist()} {result.why}")
+for query, way in (("in python", "label"), ("code", "label"), ("def", "token"), ("return", "text")):
+    result = search(store, query, way)
+    print(f"{query!r} by {way}: {result.latents[:8].tolist()} {result.why}")
 
 # %% [markdown]
 # ## Look around

@@ -9,6 +9,7 @@ import toys
 from saes_toys import MLP_IN, MLP_OUT, RESID, cached, dictionary, model
 from torch.testing import assert_close
 from unweave.saes import Codes, FeatureStats, FeatureStore, UserError, collect
+from unweave.saes.latents import counters, places
 from unweave.saes.latents.collect import block_spans
 from unweave.saes.latents.counters import PairCounts, example_entropies
 from unweave.saes.latents.stats import BINS, LOWEST, histogram_edges
@@ -188,6 +189,20 @@ def test_tokens_and_positions_are_counted_exactly(whole):
         assert frozen["position_share"][latent] == pytest.approx(max(at) / max(len(rows), 1))
         if len(rows):
             assert frozen["mean_position"][latent] == pytest.approx(float(positions[rows].double().mean()))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_sorting_in_at_once_or_at_the_end_is_the_same(whole, monkeypatch):
+    codes, positions, kept = codes_of(whole=whole)
+    codes = unique_indices(codes)
+    late = gathered(codes, positions, kept, block_spans(positions, 20)).freeze()
+    monkeypatch.setattr(places, "PENDING", 0)
+    monkeypatch.setattr(counters, "PENDING", 0)
+    monkeypatch.setattr(places.Places, "add", lambda self, part, add=places.Places.add: (add(self, part), self.held()))
+    stats = gathered(codes, positions, kept, block_spans(positions, 20))
+    assert (stats._top.limit < places.WORST).any() and (stats._samples.limit < places.WORST).any()
+    for name, array in stats.freeze().items():
+        assert_close(array, late[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 def test_state_and_load_go_on_where_it_stopped():

@@ -192,7 +192,7 @@ def test_latents_drawn_around_go_to_the_list(tab):
     tab.get_by_test_id("map-list").click()
     wanted = sorted(8 * row + column for row in (4, 5) for column in (2, 3, 4))
     assert (
-        sorted(map(int, tab.evaluate("decodeURIComponent(location.hash.match(/only=([^&]*)/)[1])").split(",")))
+        sorted(map(int, tab.evaluate("decodeURIComponent(location.hash.match(/among%3A([^&]*)/)[1])").split(",")))
         == wanted
     )
 

@@ -11,13 +11,29 @@ if TYPE_CHECKING:
     from .circuit import circuit_figure
     from .display import show
     from .figures import feature_figure, training_figure
+    from .graph_figures import dashboard_figure, ledger_figure, paths_figure, scores_figure
     from .page import write_page
     from .server import serve
 
-__all__ = ["circuit_figure", "feature_figure", "serve", "show", "training_figure", "write_page"]
+__all__ = [
+    "circuit_figure",
+    "dashboard_figure",
+    "feature_figure",
+    "ledger_figure",
+    "paths_figure",
+    "scores_figure",
+    "serve",
+    "show",
+    "training_figure",
+    "write_page",
+]
 
 _HOMES = {
     "circuit_figure": "circuit",
+    "dashboard_figure": "graph_figures",
+    "ledger_figure": "graph_figures",
+    "paths_figure": "graph_figures",
+    "scores_figure": "graph_figures",
     "feature_figure": "figures",
     "training_figure": "figures",
     "write_page": "page",

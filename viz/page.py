@@ -7,9 +7,6 @@ The page opens from `file://` and asks the network for nothing. Three things kee
 * a Content-Security-Policy allows exactly the inline scripts whose SHA-256 stands in it; no eval, no connection, no frame;
 * plotly's bundle runs under that policy (its only `eval` is in map traces); it writes style attributes, hence
   `style-src 'unsafe-inline'`. It is embedded only when there are curves: a page without them has 0.1 MB instead of 5 MB.
-
-ES modules cannot import each other from `file://`, so `bundle` turns the modules of `static/` into one script: each
-becomes a function that returns its exports, in the order of their imports.
 """
 
 from __future__ import annotations
@@ -19,17 +16,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..saes.io import atomic_path
 from .answers import frozen
+from .bundle import bundle, plotly_source, static, style
 from .things import Things, open_things
-
-_STATIC = Path(__file__).parent / "static"
-_IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w-]+\.js)";\n', re.MULTILINE)
-_DECLARED = re.compile(r"^export (?:async )?(?:function|const|class) (\w+)", re.MULTILINE)
 
 
 def write_page(path: str | Path, things: Things | Sequence[Any], *, title: str | None = None, cards: int = 200) -> Path:
@@ -54,7 +47,7 @@ def page_html(
     scripts.append(bundle("main.js"))
     data = "\n".join(
         f'<script type="application/json" data-path="{name}">{escaped_json(value)}</script>'
-        for name, value in frozen(opened, cards)
+        for name, value in frozen(opened, cards, has_plotly=bool(opened.runs))
     )
     return _filled("page", policy(scripts), scripts, data, pane)
 
@@ -84,29 +77,6 @@ def fill(template: str, parts: dict[str, str]) -> str:
     return re.sub(r"<!-- (\w+) -->", lambda match: parts[match[1]], template)
 
 
-def assets() -> list[str]:
-    """The names of the front end's files."""
-    return sorted(path.name for path in _STATIC.iterdir())
-
-
-def style() -> str:
-    """All style sheets, the common one first."""
-    names = sorted((name for name in assets() if name.endswith(".css")), key=lambda name: (name != "style.css", name))
-    return "\n".join(static(name) for name in names)
-
-
-def static(name: str) -> str:
-    """The text of one file of the front end."""
-    return (_STATIC / name).read_text("utf-8")
-
-
-def plotly_source() -> str:
-    """Plotly's code in a form that may stand inside a script element."""
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs().replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
 def policy(scripts: Iterable[str]) -> str:
     """The Content-Security-Policy under which exactly these inline scripts run."""
     hashes = " ".join(
@@ -122,33 +92,3 @@ def escaped_json(value: Any) -> str:
     """JSON that may stand inside any HTML element: ASCII only (U+2028 and lone surrogates too), no `<`, `>` or `&`."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def bundle(entry: str) -> str:
-    """The ES modules that `entry` imports, and itself, as one classic script; made anew when a file has changed.
-
-    Understands what static/ uses: `import { a, b } from "./x.js";` on one line and `export function|const|class`.
-    """
-    return _bundle(entry, max(path.stat().st_mtime_ns for path in _STATIC.iterdir()))
-
-
-@lru_cache(maxsize=2)
-def _bundle(entry: str, _changed: int) -> str:
-    order: list[str] = []
-    sources: dict[str, str] = {}
-
-    def visit(name: str) -> None:
-        if name not in sources:
-            sources[name] = static(name)
-            for _, needed in _IMPORT.findall(sources[name]):
-                visit(needed)
-            order.append(name)
-
-    visit(entry)
-    parts = []
-    for name in order:
-        body = _IMPORT.sub(lambda match: f'const {{{match[1]}}} = modules["{match[2]}"];\n', sources[name])
-        exports = ", ".join(_DECLARED.findall(body))
-        body = re.sub(r"^export ", "", body, flags=re.MULTILINE)
-        parts.append(f'modules["{name}"] = (() => {{\n{body}\nreturn {{ {exports} }};\n}})();')
-    return '"use strict";\nconst modules = {};\n' + "\n".join(parts) + "\n"

@@ -28,9 +28,10 @@ from ..saes.errors import UserError
 from .actions import ACTIONS, STREAMS, abilities, act, run_stream
 from .answers import answer
 from .answers.index import index
+from .bundle import bundle, static, style
 from .guard import Guard, read_json
 from .live import Live
-from .page import bundle, escaped_json, fill, static, style
+from .page import escaped_json, fill
 from .things import Things, open_things
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 FILES = {"app.js": lambda: bundle("main.js"), "app.css": style}  # one file each: fifty modules took 0.7 s to ask for
 TYPES = {".css": "text/css", ".js": "text/javascript"}
 END = object()
-KEPT = ("graphs/", "compare/")  # answers that are slow to make; an action forgets them
+KEPT = ("graphs", "compare/")  # answers that are slow to make; an action forgets them
 
 
 def application(things: Things, token: str, live: Live | None = None) -> Starlette:

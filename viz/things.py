@@ -56,6 +56,8 @@ class Things:
     graphs: dict[str, Graph] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    """The file of each graph that was opened from one, by the graph's name."""
 
 
 def open_things(things: Sequence[Any], *, title: str | None = None) -> Things:
@@ -82,13 +84,17 @@ def _merge(into: Things, other: Things) -> None:
     into.title = other.title
     for name in ("stores", "graphs", "runs"):
         for key, thing in getattr(other, name).items():
-            _put(getattr(into, name), key, thing)
+            placed = _put(getattr(into, name), key, thing)
+            if name == "graphs" and key in other.files:
+                into.files[placed] = other.files[key]
     into.numbers |= other.numbers
 
 
-def _put(shelf: dict[str, Any], name: str, thing: Any) -> None:
+def _put(shelf: dict[str, Any], name: str, thing: Any) -> str:
+    """Put a thing under its name, or a numbered one where that is taken; returns the name."""
     free = next(number for number in range(1, len(shelf) + 2) if _numbered(name, number) not in shelf)
     shelf[_numbered(name, free)] = thing
+    return _numbered(name, free)
 
 
 def _numbered(name: str, number: int) -> str:
@@ -99,7 +105,7 @@ def _open_path(opened: Things, path: Path) -> None:
     if not path.exists():
         raise UserError(f"expected {ACCEPTED}; {path} does not exist; check the path")
     if path.is_file():
-        _put(opened.graphs, path.stem, open_graph(path))
+        opened.files[_put(opened.graphs, path.stem, open_graph(path))] = path
     elif (path / "features.safetensors").exists():
         _put(opened.stores, path.name, FeatureStore.open(path))
     elif any((path / name).exists() for name in ("cfg.json", "config.json", "metrics.jsonl")):

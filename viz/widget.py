@@ -22,8 +22,9 @@ from ..saes.errors import UserError
 from .actions import abilities, act, run_stream
 from .answers import answer
 from .answers.index import index
+from .bundle import plotly_source
 from .live import Live
-from .page import frame_html, plotly_source
+from .page import frame_html
 from .things import Things
 
 

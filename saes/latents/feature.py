@@ -7,6 +7,8 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..drawn import drawn
+
 COLUMN_NOTES = {
     "count": "tokens on which it fires",
     "density": "share of the kept tokens on which it fires",
@@ -89,3 +91,5 @@ class Feature(NamedTuple):
     position_share: float
     mean_position: float
     logit_histogram: Histogram | None
+
+    _repr_html_ = drawn

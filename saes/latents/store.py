@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..drawn import drawn
 from ..errors import UserError
 from ..io import map_tensors, read_json
 from .codebook import Codebook
@@ -70,6 +71,8 @@ class FeatureStore:
         site = about.get("site") if isinstance(about, dict) else None
         rows = len(self.tokens)
         return f"FeatureStore({self.folder}: {len(self):,} latents of {site} on {rows:,} tokens, {dead:,} silent)"
+
+    _repr_html_ = drawn
 
     @property
     def count(self) -> Int[Tensor, "latent"]:

@@ -11,6 +11,10 @@ from ...saes import FeatureStore
 from ...saes.errors import UserError
 from ..text import number
 from .cards import card_payload, company_payload, histogram_payload, intervals_payload
+from .compare import frozen_compare
+from .frozen_graphs import frozen_graphs
+from .index import index
+from .maps import frozen_map
 from .parts import KINDS
 from .registry import answer
 from .stores import column_names, column_values, known_marks, marks_payload, rows_payload, store_payload
@@ -21,22 +25,30 @@ if TYPE_CHECKING:
 FROZEN_EXAMPLES = 2  # of each interval
 
 
-def frozen(things: Things, cards: int = 200) -> Iterator[tuple[str, Any]]:
-    """Every path and its answer, with at most `cards` latents over all stores.
+def frozen(things: Things, cards: int = 200, has_plotly: bool = True) -> Iterator[tuple[str, Any]]:
+    """Every path and its answer, with at most `cards` latents over all stores; figures only for a page that has plotly.
 
     Where the live answer is about all latents (`columns/NAME`, `rows`), a page's is about those that `stores/S` names.
     """
     if cards < 1:
         raise UserError(f"expected at least 1 feature card; got {cards}; give a positive number")
-    yield "index", answer(things, "index")
     for place in range(len(things.runs)):
         yield f"runs/{place}", answer(things, f"runs/{place}")
     graphs: list[Any] = [answer(things, f"graphs/{place}") for place in range(len(things.graphs))]
     for place, graph in enumerate(graphs):
         yield f"graphs/{place}", graph
+    yield from frozen_graphs(things, has_plotly)
     share = max(cards // max(len(things.stores), 1), 1)
+    carried = {
+        place: _worth_a_card(store, _in_circuits(graphs, place), share)
+        for place, store in enumerate(things.stores.values())
+    }
     for place, store in enumerate(things.stores.values()):
-        yield from _store(store, f"stores/{place}", _worth_a_card(store, _in_circuits(graphs, place), share))
+        yield from _store(store, f"stores/{place}", carried[place])
+        yield from frozen_map(things, place, carried[place])
+    compared = dict(frozen_compare(things, carried))
+    yield from compared.items()
+    yield "index", index(things) | {"compared": bool(compared)}
 
 
 def _store(store: FeatureStore, base: str, latents: list[int]) -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..text import jsonable, readable
 from ..things import flat
+from .maps import has_map
 from .registry import path
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ def index(things: Things, can: Sequence[str] = ()) -> dict[str, Any]:
             }
             for name, run in things.runs.items()
         ],
-        "stores": [{"name": readable(name), "latents": len(store)} for name, store in things.stores.items()],
+        "stores": [
+            {"name": readable(name), "latents": len(store), "map": has_map(store)}
+            for name, store in things.stores.items()
+        ],
         "graphs": [
             {"name": readable(name), "prompt": readable(graph.metadata.get("prompt", ""), 400)}
             for name, graph in things.graphs.items()

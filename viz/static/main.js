@@ -2,19 +2,19 @@
 //
 // A pane is { name, title, wanted(index), draw(content, index) }: whether there is anything for it, and how it fills its
 // element. It declares its part of the state (state.js), its keys (keys.js), and redraws itself where only that changes.
-import { empty, h, link } from "./dom.js";
-import { help, key } from "./keys.js";
-import { abilitiesAre, ask } from "./transport.js";
-import { on, readHash, set, state } from "./state.js";
-import { themeButton } from "./theme.js";
-import { overview } from "./overview.js";
-import { training } from "./training.js";
-import { latents } from "./latents.js";
-import { prompt } from "./prompt.js";
-import { circuit } from "./circuit.js";
-import { circuits } from "./circuits.js";
-import { compare } from "./compare.js";
-import { map } from "./map.js";
+import { empty, h, link } from "./base/dom.js";
+import { help, key } from "./base/keys.js";
+import { abilitiesAre, ask } from "./base/transport.js";
+import { on, readHash, set, state } from "./base/state.js";
+import { themeButton } from "./base/theme.js";
+import { overview } from "./run/overview.js";
+import { training } from "./run/training.js";
+import { latents } from "./latents/latents.js";
+import { prompt } from "./prompt/prompt.js";
+import { circuit } from "./circuit/circuit.js";
+import { circuits } from "./circuit/circuits.js";
+import { compare } from "./compare/compare.js";
+import { map } from "./map/map.js";
 
 const PANES = [overview, latents, prompt, circuit, circuits, compare, map, training];
 const pane = document.getElementById("pane");
