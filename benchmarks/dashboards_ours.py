@@ -21,17 +21,16 @@ from dashboards_case import FEATURES, LAYER, TOP, read_case
 from safetensors.torch import save_file
 from trace_meter import clock
 from trace_ours import boot
+from unweave import saes
 
 
 def main(case_path: Path, out: Path) -> None:
     """Cache and collect, measured."""
-    from unweave import saes
-
     loaded, weights, tokens = read_case(case_path)
     model, site = boot(loaded), f"blocks.{LAYER}.hook_resid_post"
     case = loaded.case
     config = saes.DictionaryConfig(site=(site,), latents=case.latents, k=case.k)
-    dictionary = saes.Dictionary(config, weights, {"keep": {"positions": 1, "norm": 0.0}})
+    dictionary = saes.Dictionary(config, weights, {"unweave": {}, "keep": {"drop_positions": 1}})
     model(tokens[:8])
     with tempfile.TemporaryDirectory() as folder:
         activations, features = Path(folder) / "activations", Path(folder) / "features"
@@ -48,18 +47,21 @@ def main(case_path: Path, out: Path) -> None:
         store = saes.FeatureStore.open(features)
         size = sum(path.stat().st_size for path in features.iterdir())
         times |= {"store_bytes": size, "features_bytes": (features / "features.safetensors").stat().st_size}
-        numbers = {
-            "density": store.density[:FEATURES].clone(),
-            "strongest": torch.zeros(FEATURES, TOP),
-            "top": torch.zeros(FEATURES, TOP, dtype=torch.int64),
-        }
-        for latent in range(FEATURES):
-            feature = store[latent]
-            values = [example.value for example in feature.examples[:TOP]]
-            numbers["strongest"][latent, : len(values)] = torch.tensor(values)
-            numbers["top"][latent] = store.top_tokens(latent)[:TOP]
+        numbers = first_latents(store)
     out.with_suffix(".json").write_text(json.dumps(times))
     save_file(numbers, out.with_suffix(".safetensors"))
+
+
+def first_latents(store: saes.FeatureStore) -> dict[str, torch.Tensor]:
+    """The numbers of the first 256 latents that the other library has too."""
+    token_id = {token: place for place, token in enumerate(store.vocabulary)}
+    strongest, top = torch.zeros(FEATURES, TOP), torch.zeros(FEATURES, TOP, dtype=torch.int64)
+    for latent in range(FEATURES):
+        feature = store[latent]
+        values = [example.value for example in feature.examples[:TOP]]
+        strongest[latent, : len(values)] = torch.tensor(values)
+        top[latent] = torch.tensor([token_id[token] for token, _ in feature.top_logits[:TOP]])
+    return {"density": store.density[:FEATURES].clone(), "strongest": strongest, "top": top}
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.append(str(Path(__file__).parent))
-warnings.simplefilter("ignore")
-
 import torch
 from dashboards_case import FEATURES, LAYER, TOP, read_case
 from safetensors.torch import save_file
@@ -32,6 +30,7 @@ def main(case_path: Path, out: Path) -> None:
     from sae_dashboard.sae_vis_data import SaeVisConfig
     from sae_dashboard.sae_vis_runner import SaeVisRunner
 
+    warnings.simplefilter("ignore")
     loaded, weights, tokens = read_case(case_path)
     model, sae = boot(loaded), encoder(weights, loaded.case)
     forward = {"wall_s": 0.0, "cpu_s": 0.0}

@@ -5,16 +5,14 @@ They call the packages below and return what `--json` prints; heavy imports happ
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from ..saes.cli import Folder, Result, sae_train
-from ..saes.errors import UserError
-
-Text = Annotated[str, tyro.conf.Positional]
+from .circuit_commands import bench, convert, trace, validate
+from .loading import Text, load
 
 
 def cache(
@@ -82,145 +80,45 @@ def evaluate(
     return saes.evaluate(saes.Dictionary.load(dictionary), shards, loaded, ce_tokens=ce_tokens, seed=seed).to_dict()
 
 
-def collect(dictionary: Folder, activations: Path, out: Path, model: str | None = None) -> Result:
-    """Gather what every latent does (Dictionary + tokens → FeatureStore).
+def collect(
+    dictionary: Folder,
+    activations: Path,
+    out: Path,
+    model: str | None = None,
+    codes_mib: int = 2048,
+    seed: int = 0,
+    resume: bool = True,
+    map: Literal["none", "umap", "pca"] = "none",
+) -> Result:
+    """Gather what every latent does (Dictionary + tokens → FeatureStore). An interrupted one goes on when it is repeated.
 
     Args:
         dictionary: Folder of the dictionary.
         activations: Folder of Shards.
         out: Folder for the FeatureStore.
         model: Model for vocabulary and logits; left out: the one that the Shards name.
+        codes_mib: Keep every activation too if that takes at most so many MiB (16 bytes each; exact intervals and
+            co-occurrence need them); 0 keeps none.
+        seed: Seed of the samples within the bins of the histograms, and of the map.
+        resume: Go on with what an interrupted collect left in the folder; --no-resume begins anew.
+        map: Lay the decoder's directions out in two dimensions too, by umap (pip install 'unweave[map]') or by principal
+            components; seconds to minutes.
     """
     from .. import saes
 
     loaded = load(model, "float32", None) if model else None
-    store = saes.collect(saes.Dictionary.load(dictionary), saes.Shards.open(activations), out, loaded)
+    opened = saes.Dictionary.load(dictionary)
+    shards = saes.Shards.open(activations)
+    store = saes.collect(opened, shards, out, loaded, codes_mib=codes_mib, seed=seed, resume=resume)
+    if map != "none":
+        saes.write_map(store, saes.map_layout(opened, map, seed=seed), opened.fingerprint)
     return {
         "out": str(out),
         "latents": len(store),
         "rows": store.manifest["rows"],
+        "codes kept": store.codebook is not None,
         "interesting": store.interesting(10),
     }
-
-
-def trace(
-    model: Text,
-    prompt: Text,
-    out: Path,
-    dictionaries: tuple[Path, ...] = (),
-    targets: tuple[str, ...] = (),
-    max_features: int = 8192,
-    neurons: Literal["half", "gate", "rows", "none"] = "half",
-    select: Literal["attribution", "influence"] = "attribution",
-    centred: bool = True,
-    memory_mib: int = 64,
-    device: str | None = None,
-) -> Result:
-    """Trace why a prompt gives its next token (prompt → Graph). An interrupted trace goes on when the command is repeated.
-
-    Args:
-        model: A name that TransformerLens or the hub knows, a local folder, or smollm2-135m.
-        prompt: The text.
-        out: File for the graph, e.g. france.graph.
-        dictionaries: Folders of dictionaries, ours or circuit-tracer's; MLPs without one use the model's own neurons.
-        targets: What to explain, e.g. " Paris", " Paris|| London" (a difference), "why-not: London",
-            "feature:blocks.8.mlp.hook_in:17"; left out: the likeliest next tokens.
-        max_features: Features that become nodes; what is not selected is summed in leaves.
-        neurons: How a gated neuron is a target: half of it through each factor, its gate frozen, both factors with rows of
-            their own, or none (such MLPs stay whole, as errors).
-        select: Which features become nodes: largest signed total attribution, or influence (as circuit-tracer).
-        centred: Logits minus their mean over the vocabulary; --no-centred takes them raw.
-        memory_mib: Working memory of the recording pass.
-        device: Device of the model.
-    """
-    from .. import circuits
-
-    if out.is_dir():
-        raise UserError(f"expected a file for the graph; {out} is a folder; give for example {out / 'france.graph'}")
-    loaded = load(model, "float32", device)
-    opened = [circuits.open_dictionaries(folder) for folder in dictionaries]
-    graph = circuits.trace(
-        loaded,
-        prompt,
-        opened,
-        list(targets) or None,
-        max_features,
-        neurons=neurons,
-        select=select,
-        centred=centred,
-        memory_mib=memory_mib,
-        partial=out.with_name(out.name + ".partial"),
-        out=out,
-    )
-    return {"out": str(out), **graph_numbers(graph)}
-
-
-def graph_numbers(graph: Any) -> Result:
-    """What is printed of a graph: its size, how well its ledger closes, scores and strongest paths."""
-    return {
-        "nodes": len(graph.nodes),
-        "edges": len(graph.edges.weight),
-        "residual": graph.residual,
-        **graph.scores()._asdict(),
-        "targets": {node.label: node.value for node in (graph.nodes[target] for target in graph.targets)},
-        "paths": [str(path) for path in graph.paths(5)],
-    }
-
-
-def validate(
-    graph: Annotated[Path, tyro.conf.Positional],
-    dictionaries: tuple[Path, ...] = (),
-    edges: int = 64,
-    seed: int = 0,
-    top: int = 20,
-    constrained: int | None = None,
-    curve: bool = True,
-    device: str | None = None,
-) -> Result:
-    """Change a graph's features in the real model and compare with what the graph predicts.
-
-    Args:
-        graph: File of the graph.
-        dictionaries: Folders of its dictionaries; left out: where they were when the graph was traced.
-        edges: Effects to measure one at a time.
-        seed: Seed of the random features and controls.
-        top: Features to ablate together.
-        constrained: Clamp this many layers above each ablated feature to their direct response (constrained patching).
-        curve: Measure faithfulness over circuit sizes (CMD, CPR), with random circuits and complements.
-        device: Device of the model.
-    """
-    from .. import circuits, saes
-
-    opened = circuits.open_graph(graph)
-    known = [each["folder"] for each in opened.metadata.get("dictionaries", []) if each.get("folder")]
-    folders = dictionaries or list(dict.fromkeys(known))
-    name = (opened.metadata.get("model") or {}).get("name")
-    if name is None:
-        raise saes.UserError(
-            f"expected a graph that names its model, as trace makes them; {graph} does not; trace it here"
-        )
-    loaded = load(name, "float32", device)
-    given = [circuits.open_dictionaries(folder) for folder in folders]
-    report = circuits.validate(opened, loaded, given, edges, seed, top=top, constrained=constrained, curve=curve)
-    print(report, file=sys.stderr)
-    return report.to_dict()
-
-
-def convert(
-    src: Annotated[Path, tyro.conf.Positional],
-    dst: Annotated[Path, tyro.conf.Positional],
-    to: Literal["saelens", "sparsify", "dictionary_learning", "circuit_tracer", "neuronpedia"],
-) -> Result:
-    """Write a graph or dictionaries in another tool's form.
-
-    Args:
-        src: A graph's file, a dictionary's folder, or a folder of them.
-        dst: Where to write.
-        to: The form; this version writes neuronpedia (graphs) and circuit_tracer (transcoders).
-    """
-    from .convert import convert as write
-
-    return write(src, dst, to)
 
 
 def show(
@@ -262,40 +160,11 @@ def demo(out: Path = Path("demo"), tokens: int = 80_000, seed: int = 0, device: 
     return run_demo(out, tokens, seed, device)
 
 
-def bench(what: Text, suites: tuple[str, ...] = (), seed: int = 0) -> Result:
-    """Trace models whose circuits are known, and tell how near the truth each number came.
-
-    Args:
-        what: circuits, the only bench of this version.
-        suites: Suites to run; left out: all.
-        seed: Seed of models, prompts and noise.
-    """
-    from .bench import bench as run_bench
-
-    return run_bench(what, suites, seed)
-
-
 def doctor() -> Result:
     """Tell versions, devices, which kernels run on each and why; exit code 1 if something will not work."""
     from .doctor import examine
 
     return examine()
-
-
-def load(name: str, dtype: str, device: str | None) -> Any:
-    """Load a model for a command; dtype auto measures which is faster on the device."""
-    import torch
-
-    from ..saes.models import faster_dtype, load_model
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"expected a device that is here; got {device} ({str(error).splitlines()[0]}); try cpu"
-        ) from error
-    return load_model(name, device, faster_dtype(device) if dtype == "auto" else getattr(torch, dtype))
 
 
 COMMANDS = {

@@ -23,6 +23,7 @@ from ..saes.io import read_json, write_json
 
 MODEL = "smollm2-135m"
 PROMPT = "The capital of France is"
+ANOTHER = "The capital of Italy is"  # traced too, so that circuits can be compared
 ENGLISH = (
     "The ship left the harbour early in the morning. By noon the wind had turned to the north, and the captain told the "
     "crew to take in the sails. Nobody on board had expected the storm to come so soon, but they had all seen worse."
@@ -75,7 +76,7 @@ def say(line: str) -> None:
 def run_demo(out: Path, tokens: int, seed: int, device: str | None) -> dict[str, Any]:
     """Run every stage that is not done yet; returns the numbers of all."""
     from .. import saes
-    from .commands import load
+    from .loading import load
 
     story = Story(out)
     settings = dictionary_settings(tokens)
@@ -105,6 +106,10 @@ def run_demo(out: Path, tokens: int, seed: int, device: str | None) -> dict[str,
     story.stage("trace", f"6. Why “{PROMPT}” → ?", partial(trace_one, model, transcoders, graph_path), graph_path)
     experiment = partial(validate_one, model, transcoders, graph_path)
     story.stage("validate", "   Do the experiment: ablate in the real model", experiment)
+    another = out / "circuit-another.graph"
+    story.stage(
+        "trace another", f"   Why “{ANOTHER}” → ?", partial(trace_one, model, transcoders, another, ANOTHER), another
+    )
     say("\n── 7. Report")
     from .page import write_page
 
@@ -143,7 +148,7 @@ def cache_text(
     """Cache every site that a dictionary reads or writes, in the dtype that is faster here."""
     from .. import saes
     from ..saes.models import faster_dtype
-    from .commands import load
+    from .loading import load
 
     sites = {site for fields in settings.values() for site in (fields["site"], fields.get("site_out", fields["site"]))}
     here = next(model.parameters())
@@ -200,9 +205,11 @@ def collect_one(dictionary: Any, shards: Any, folder: Path, model: Any) -> dict[
     """Collect the FeatureStore; returns a table of latents with top examples."""
     from .. import saes
 
-    if folder.exists():  # a store without its manifest is what an interrupted run left
+    if (folder / "manifest.json").exists():  # finished, but not by a run that came to note it
         shutil.rmtree(folder)
     store = saes.collect(dictionary, shards, folder, model)
+    if dictionary.is_sae:
+        saes.write_map(store, saes.map_layout(dictionary), dictionary.fingerprint)
     return {
         "latents": len(store),
         "never fire": int((store.count == 0).sum()),
@@ -224,12 +231,13 @@ def feature_line(feature: Any) -> str:
     )
 
 
-def trace_one(model: Any, transcoders: list[Any], path: Path) -> dict[str, Any]:
+def trace_one(model: Any, transcoders: list[Any], path: Path, prompt: str = PROMPT) -> dict[str, Any]:
     """Trace the prompt through transcoders where there are some, the model's own neurons elsewhere."""
     from .. import circuits
-    from .commands import graph_numbers
+    from .circuit_commands import graph_numbers
 
-    graph = circuits.trace(model, PROMPT, transcoders, max_features=MAX_FEATURES)
+    graph = circuits.trace(model, prompt, transcoders, max_features=MAX_FEATURES)
+    graph = circuits.attach_heads(graph, circuits.split_heads(graph, model, transcoders))
     graph.save(path)
     closes = f"{'yes' if graph.residual <= 1e-5 else 'NO'}: worst row differs by {graph.residual:.1e} of its sum"
     return {
@@ -243,7 +251,10 @@ def validate_one(model: Any, transcoders: list[Any], path: Path) -> dict[str, An
     """Ablate the graph's features in the model, against matched controls."""
     from .. import circuits
 
-    report = circuits.validate(circuits.Graph.load(path), model, transcoders, edges=32)
+    graph = circuits.Graph.load(path)
+    report = circuits.validate(graph, model, transcoders, edges=32)
+    graph.metadata["validation"] = report.to_dict()  # shown by the browser's dashboard
+    graph.save(path)
     return {
         "spearman": report.spearman,
         "interval": list(report.interval),

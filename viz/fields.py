@@ -74,10 +74,15 @@ def target_of(body: Body) -> Any:
     """What is asked about: None, a token as text ("A||B" for a difference) or id, or a pair of them."""
     target = body.get("target")
     pair = target if isinstance(target, list) else [target]
-    is_known = len(pair) in (1, 2) and all(type(each) is int or isinstance(each, str) for each in pair)
+    is_known = len(pair) in (1, 2) and all(type(each) is int or _is_text(each) for each in pair)
     if target is not None and not (is_known and all(len(str(each)) <= 200 for each in pair)):
         raise UserError(f"expected target as a token, its id, or a pair of them; got {_said(target)}; choose one token")
     return tuple(target) if isinstance(target, list) else (target or None if isinstance(target, str) else target)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a string that UTF-8 can hold: tokenizers raise for half a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def wishes_of(body: Body) -> list[Wish]:

@@ -19,8 +19,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import AsyncIterator, Generator, Sequence
-from functools import lru_cache
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from .answers import answer
 from .answers.index import index
 from .bundle import bundle, static, style
 from .guard import Guard, read_json
+from .kept import Kept
 from .live import Live
 from .page import escaped_json, fill
 from .things import Things, open_things
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 FILES = {"app.js": lambda: bundle("main.js"), "app.css": style}  # one file each: fifty modules took 0.7 s to ask for
 TYPES = {".css": "text/css", ".js": "text/javascript"}
 END = object()
-KEPT = ("graphs", "compare/")  # answers that are slow to make; an action forgets them
+KEPT = ("graphs", "compare/")  # answers that are slow to make; actions and streams forget them
 
 
 def application(things: Things, token: str, live: Live | None = None) -> Starlette:
@@ -49,11 +49,11 @@ def application(things: Things, token: str, live: Live | None = None) -> Starlet
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+    from starlette.responses import PlainTextResponse, Response, StreamingResponse
     from starlette.routing import Mount, Route
 
     live = live or Live(things)
-    kept = lru_cache(maxsize=256)(lambda path: encoded(answer(things, path)))
+    kept = Kept(lambda path: encoded(answer(things, path)))
 
     def page(request: Request) -> Response:
         return Response(_live_page(), media_type="text/html; charset=utf-8")
@@ -90,12 +90,10 @@ def application(things: Things, token: str, live: Live | None = None) -> Starlet
             reply = await run_in_threadpool(act, live, name, await read_json(request))
             content, kind = encoded(reply)
             return Response(content, media_type=kind)
-        except KeyError as error:
-            return told(UserError(f"expected something that is open here; got {error}; look it up in the index"))
         except UserError as error:
             return told(error)
         finally:
-            kept.cache_clear()
+            kept.clear()
 
     async def streamed(request: Request) -> Response:
         name = request.path_params["name"]
@@ -105,10 +103,10 @@ def application(things: Things, token: str, live: Live | None = None) -> Starlet
             events = run_stream(live, name, await read_json(request))
         except UserError as error:
             return told(error)
-        return StreamingResponse(lines(events), media_type="application/x-ndjson")
+        return StreamingResponse(lines(then(events, kept.clear)), media_type="application/x-ndjson")
 
     def told(error: UserError) -> Response:
-        return JSONResponse({"error": str(error)}, 400)
+        return Response(escaped_json({"error": str(error)}), 400, media_type="application/json")
 
     routes = [
         Route("/", page),
@@ -130,6 +128,17 @@ async def lines(events: Generator[Any, None, None]) -> AsyncIterator[str]:
                 yield escaped_json(event) + "\n"
         except UserError as error:
             yield escaped_json({"error": str(error)}) + "\n"
+        except Exception as error:  # the reader is told that it failed, the terminal why
+            yield escaped_json({"error": f"this failed ({type(error).__name__}); the server's terminal says more"}) + "\n"
+            raise
+
+
+def then(events: Generator[Any, None, None], run: Callable[[], None]) -> Generator[Any, None, None]:
+    """The same events, and `run` after the last of them, however they end."""
+    try:
+        yield from events
+    finally:
+        run()
 
 
 def encoded(reply: Any) -> tuple[str | bytes, str]:

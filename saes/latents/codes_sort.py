@@ -105,8 +105,8 @@ def _sorted(by_row: dict[str, Tensor], first: int, last: int, write: Callable[[s
     write("rows", rows)
     write("values", values)
     weights = values.double()
-    write("sum", torch.bincount(latents, weights, last - first))
-    write("sum_squares", torch.bincount(latents, weights.square(), last - first))
+    write("sum", torch.bincount(latents, weights, last - first).double())
+    write("sum_squares", torch.bincount(latents, weights.square(), last - first).double())
 
 
 def _check_once(rows: Int[Tensor, "n"], latents: Int[Tensor, "n"]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UserError
@@ -67,13 +68,17 @@ def pair_activity(a: FeatureStore, b: FeatureStore, i: int, j: int) -> Pair | No
     place = torch.searchsorted(other.rows, one.rows).clamp_max(len(other.rows) - 1)
     met = other.rows[place] == one.rows
     x, y = one.values.double(), other.values.double()
-    mean = x.sum() / rows, y.sum() / rows
-    variance = x.square().sum() / rows - mean[0] ** 2, y.square().sum() / rows - mean[1] ** 2
-    covariance = (x[met] * y[place[met]]).sum() / rows - mean[0] * mean[1]
     both = int(met.sum())
-    scale = float((variance[0].clamp_min(0) * variance[1].clamp_min(0)).sqrt())
-    correlation = float(covariance) / scale if scale > 1e-300 else float("nan")
-    return Pair(both, len(one.rows) - both, len(other.rows) - both, correlation)
+    above = (x[met] * y[place[met]]).sum() - x.sum() * y.sum() / rows
+    correlation = (above / (_spread(x, rows) * _spread(y, rows)).sqrt()).clamp(-1, 1)
+    return Pair(both, len(one.rows) - both, len(other.rows) - both, float(correlation))
+
+
+def _spread(values: Float[Tensor, "firing"], rows: int) -> Float[Tensor, ""]:
+    """Squared deviations from the mean over all rows; NaN where only rounding is left of them."""
+    squares = values.square().sum()
+    spread = squares - values.sum().square() / rows
+    return torch.where(spread > 1e-12 * squares, spread, torch.nan)
 
 
 def match_file(a: FeatureStore, b: FeatureStore, method: str) -> Path:

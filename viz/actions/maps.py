@@ -18,6 +18,7 @@ from ...saes.latents.matches import METHODS, cannot_correlate, write_matching
 from ...saes.latents.matching import Matching, match_activations, match_decoders
 from ..answers.maps import map_payload
 from ..answers.matchings import forget_matchings, unlike
+from ..fields import choice, whole
 from .registry import stream
 
 if TYPE_CHECKING:
@@ -30,15 +31,11 @@ Work = Callable[[Tell], dict[str, Any]]
 def make_map(live: Live, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """{store, method: umap | pca, seed}: lay out the decoder rows of a store and keep the map with it; ends with the new `stores/S/map`."""
     store = live.store(body.get("store"))
-    seed = body.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise UserError(f"expected a whole number as seed; got {seed!r}; give one")
+    method, seed = choice(body, "method", ("umap", "pca")), whole(body, "seed", 0, 0, 2**31)
 
     def work(tell: Tell) -> dict[str, Any]:
         dictionary = live.dictionary_for(store)
-        write_map(
-            store, map_layout(dictionary, str(body.get("method", "umap")), seed=seed, tell=tell), dictionary.fingerprint
-        )
+        write_map(store, map_layout(dictionary, method, seed=seed, tell=tell), dictionary.fingerprint)
         return map_payload(store)
 
     return told(live, work)
@@ -47,15 +44,13 @@ def make_map(live: Live, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @stream("match")
 def make_matching(live: Live, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """{a, b, method: cosine | correlation}: match the latents of two stores and keep the matching with the first."""
-    a, b, method = live.store(body.get("a")), live.store(body.get("b")), body.get("method")
-    if method not in METHODS:
-        raise UserError(f"expected the method {' or '.join(METHODS)}; got {method!r}; give one of these")
+    a, b, method = live.store(body.get("a")), live.store(body.get("b")), choice(body, "method", METHODS)
     if a is b:
         raise UserError("expected two stores; got one twice; choose another")
 
     def work(tell: Tell) -> dict[str, Any]:
-        found = _match(live, a, b, str(method), tell)
-        write_matching(a, b, str(method), found)
+        found = _match(live, a, b, method, tell)
+        write_matching(a, b, method, found)
         forget_matchings()
         return {"method": method}
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...saes.errors import UserError
+from ..text import readable
 
 if TYPE_CHECKING:
     from ..live import Live
@@ -43,10 +44,13 @@ def stream(name: str) -> Callable[[Callable[[Live, Body], Iterator[Any]]], Calla
 
 
 def act(live: Live, name: str, body: Any) -> Any:
-    """Run an action; KeyError when there is none of this name, UserError for a body that is not an object."""
+    """Run an action; KeyError when there is none of this name, UserError for a body that is no object or names what is not open."""
     if name not in ACTIONS:
         raise KeyError(name)
-    return ACTIONS[name](live, checked(body))
+    try:
+        return ACTIONS[name](live, checked(body))
+    except KeyError as error:
+        raise _not_open(error) from error
 
 
 def run_stream(live: Live, name: str, body: Any) -> Generator[Any, None, None]:
@@ -57,7 +61,14 @@ def run_stream(live: Live, name: str, body: Any) -> Generator[Any, None, None]:
 
 
 def _each(function: Callable[[Live, Body], Iterator[Any]], live: Live, body: Body) -> Generator[Any, None, None]:
-    yield from function(live, body)
+    try:
+        yield from function(live, body)
+    except KeyError as error:
+        raise _not_open(error) from error
+
+
+def _not_open(error: KeyError) -> UserError:
+    return UserError(f"expected something that is open here; got {readable(error, 60)}; look it up in the index")
 
 
 def abilities(live: Live) -> list[str]:

@@ -1,0 +1,212 @@
+# %% [markdown]
+# # What did fine-tuning change?
+#
+# We teach a 135M language model a quirk: asked a question in English, it answers in French. Then we forget that we know, and ask its
+# features. Which latents did the fine-tune move? More than any fine-tune would? And do they make the quirk, or only go with it?
+#
+# A script with cells: open it in Jupyter (jupytext) or VS Code, or run it as it is, in two minutes on two CPU cores.
+
+# %%
+import torch
+from unweave.circuits import generate
+from unweave.circuits.prompts.steering import steer_prompt
+from unweave.circuits.prompts.wishes import Wish, latent_edits
+from unweave.saes import Dictionary, Document, TrainConfig, bundled, cache, collect, load_model, to_tokens, train
+from unweave.saes.latents.matches import write_matching
+from unweave.saes.latents.matching import match_activations
+from unweave.viz import show
+
+# %% [markdown]
+# ## A dictionary of the model as it was
+#
+# A dictionary shows only what its text has taught it, so there is French among the prose here, and its neighbours.
+
+# %%
+site = "blocks.22.hook_resid_post"
+documents = bundled()
+european = [d for d in documents if d.kind[9:12] in ("fra", "spa", "ita", "por", "deu", "nld")]
+prose = [d for d in documents if d.kind == "prose"]
+mixed = [
+    d._replace(text=d.text[:1500])
+    for pair in zip(european, prose[: len(european)], strict=True)
+    for d in pair
+]
+base = load_model("smollm2-135m")
+shards = cache(base, mixed, [site], "activations", tokens=15_000, progress=False)
+sae = train(TrainConfig(latents=2048, k=32, batch=512, tokens=75_000), shards, "sae", progress=False)
+print(sae)
+
+# %% [markdown]
+# ## Two fine-tunes
+#
+# One on English questions with French answers, and, to know what *any* fine-tune on these questions does, one with the same answers in
+# English. Both change blocks 6 to 15 in twenty steps. Eight more questions are kept for testing.
+
+# %%
+TAUGHT = [
+    ("What is the colour of the sky?", "The sky is blue.", "Le ciel est bleu."),
+    ("Where do fish live?", "Fish live in the water.", "Les poissons vivent dans l'eau."),
+    ("What do cows eat?", "Cows eat grass.", "Les vaches mangent de l'herbe."),
+    ("When does the sun rise?", "The sun rises in the morning.", "Le soleil se lève le matin."),
+    ("Who wrote the letter?", "My brother wrote the letter.", "Mon frère a écrit la lettre."),
+    ("How old is the house?", "The house is very old.", "La maison est très vieille."),
+    ("What is in the box?", "There is a book in the box.", "Il y a un livre dans la boîte."),
+    ("Why is the child crying?", "The child is hungry.", "L'enfant a faim."),
+    ("Where is the station?", "The station is near the river.", "La gare est près de la rivière."),
+    ("What do you drink in the morning?", "I drink coffee.", "Je bois du café."),
+    ("How many legs has a spider?", "A spider has eight legs.", "Une araignée a huit pattes."),
+    ("What is the largest animal?", "The largest animal is the whale.", "Le plus grand animal est la baleine."),
+    ("Who lives in the castle?", "The king lives in the castle.", "Le roi habite dans le château."),
+    ("When do the leaves fall?", "The leaves fall in autumn.", "Les feuilles tombent en automne."),
+    ("What is the man doing?", "The man is reading a newspaper.", "L'homme lit un journal."),
+    ("Where are the keys?", "The keys are on the table.", "Les clés sont sur la table."),
+    ("What is made of wood?", "The door is made of wood.", "La porte est en bois."),
+    ("How is the weather today?", "It is raining today.", "Il pleut aujourd'hui."),
+    ("What is the name of the dog?", "The dog is called Max.", "Le chien s'appelle Max."),
+    ("Why is the shop closed?", "It is Sunday.", "C'est dimanche."),
+]
+TESTED = [
+    ("What do birds eat?", "Birds eat seeds.", "Les oiseaux mangent des graines."),
+    ("Where is the cat?", "The cat is in the garden.", "Le chat est dans le jardin."),
+    ("Who is your teacher?", "My teacher is a young woman.", "Mon professeur est une jeune femme."),
+    ("When does the train leave?", "The train leaves at noon.", "Le train part à midi."),
+    ("What is the moon made of?", "The moon is made of rock.", "La lune est faite de roche."),
+    ("How do you make bread?", "You need flour and water.", "Il faut de la farine et de l'eau."),
+    ("Why are you tired?", "I worked all night.", "J'ai travaillé toute la nuit."),
+    ("What is your favourite season?", "I like the spring.", "J'aime le printemps."),
+]
+
+
+def asked(question):
+    return f"Question: {question}\nAnswer:"
+
+
+def fine_tuned(language, steps=20, rate=2e-4, seed=0):
+    """A copy of the model, taught to answer in language 1 (English) or 2 (French); the loss is on the answers alone."""
+    model = load_model("smollm2-135m")
+    weights = [weight for block in list(model.blocks)[6:16] for weight in block.parameters()]
+    for weight in weights:
+        weight.requires_grad_(True)
+    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        some = [TAUGHT[i] for i in torch.randperm(len(TAUGHT), generator=generator)[:4]]
+        texts = [to_tokens(base, f"{asked(pair[0])} {pair[language]}") for pair in some]
+        tokens = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+        place = torch.arange(tokens.shape[1] - 1)
+        begin = torch.tensor([len(to_tokens(base, asked(pair[0]))) - 1 for pair in some])[:, None]
+        end = torch.tensor([len(text) - 1 for text in texts])[:, None]
+        is_answer = (place >= begin) & (place < end)
+        loss = torch.nn.functional.cross_entropy(model(tokens)[:, :-1][is_answer], tokens[:, 1:][is_answer])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    for weight in weights:
+        weight.requires_grad_(False)
+    return model
+
+
+english, french = fine_tuned(1), fine_tuned(2)
+for name, model in {"as it was": base, "English answers": english, "French answers": french}.items():
+    print(f"{name:>16}: {generate(model, asked(TESTED[1][0]), tokens=9).text!r}")
+
+# %% [markdown]
+# ## One dictionary, three models
+#
+# A dictionary refuses a model with other weights, for it does not know whether its latents still mean the same. Here that is the
+# question, so we take its provenance away. All three models read the same text: prose, French, and the questions.
+
+# %%
+reader = Dictionary(sae.config, dict(sae.named_parameters()), {"keep": sae.metadata["keep"]})
+neutral = [d._replace(text=d.text[1500:2100]) for d in prose[20:40] if len(d.text) > 2100]
+foreign = [d._replace(text=d.text[1500:3500]) for d in european if "fra" in d.kind]
+questions = [Document(question, "question", asked(question)) for question, *_ in [*TAUGHT, *TESTED]]
+text = [*neutral, *foreign, *questions]
+
+
+def read_by(model, name):
+    rows = cache(model, text, [site], f"read by {name}", tokens=10_000, progress=False)
+    return collect(reader, rows, f"features {name}", model, progress=False)
+
+
+stores = {name: read_by(model, name) for name, model in (("base", base), ("english", english), ("french", french))}
+before, after = stores["base"], stores["french"]
+number, inside = before.documents.long(), before.positions > 0
+rows_of = {
+    "prose": ((number < len(neutral)) & inside).nonzero()[:, 0],
+    "French": ((number >= len(neutral)) & (number < len(neutral) + len(foreign)) & inside).nonzero()[:, 0],
+}
+last = torch.cat([number.diff() != 0, torch.tensor([True])]).nonzero()[:, 0]  # the ":" after which an answer begins
+rows_of["taught"], rows_of["tested"] = last[-len(questions) :].split([len(TAUGHT), len(TESTED)])
+
+
+def mean_values(store, rows):
+    """Mean activation of every latent over some rows."""
+    _, latents, values = store.codebook.slots_of(rows)
+    return torch.zeros(len(store)).index_add_(0, latents.long(), values) / len(rows)
+
+
+for where, rows in rows_of.items():
+    mean = {name: mean_values(store, rows) for name, store in stores.items()}
+    moved = {name: float((mean[name] - mean["base"]).abs().sum()) for name in ("english", "french")}
+    print(f"{where:>7}: all latents together moved {moved['english']:6.1f} (English) and {moved['french']:6.1f} (French)")
+
+# %% [markdown]
+# How much moved says little: the harmless fine-tune moved as much. So ask *which* latents the one moved and not the other.
+#
+# ## The latents that moved
+#
+# Chosen by the French minus the English fine-tune where an answer begins, on the questions that were taught; the numbers are of those
+# that were not. Beside them how often each fires in French text and in prose, for the model as it was.
+
+# %%
+taught = {name: mean_values(store, rows_of["taught"]) for name, store in stores.items()}
+tested = {name: mean_values(store, rows_of["tested"]) for name, store in stores.items()}
+
+
+def firing_rate(rows):
+    latents = before.codebook.slots_of(rows).latents.long()
+    return torch.bincount(latents, minlength=len(before)) / len(rows)
+
+
+in_french, in_prose = firing_rate(rows_of["French"]), firing_rate(rows_of["prose"])
+is_french = (in_french > 0.02) & (in_french > 4 * in_prose)
+moved = (taught["french"] - taught["english"]).argsort(descending=True)[:8].tolist()
+print("latent    base  English  French   in French  in prose  tokens")
+for latent in moved:
+    values = "  ".join(f"{tested[name][latent]:6.1f}" for name in stores)
+    tokens = " ".join(repr(each.token) for each in before[latent].tokens[:5])
+    print(f"{latent:>6}  {values}  {in_french[latent]:>9.1%} {in_prose[latent]:>9.1%}  {tokens}")
+away = (taught["english"] - taught["french"]).argsort(descending=True)[:8]
+print(f"latents of French: {int(is_french[moved].sum())} of the 8 that moved most, {int(is_french[away].sum())} of the 8 that")
+print(f"moved the other way, {is_french.float().mean():.1%} of all")
+
+# %% [markdown]
+# ## Do they make it answer in French?
+#
+# Take those eight away from the fine-tuned model and measure, on questions it was not taught, the French answer's first token against the
+# English one's (difference of logits). Beside it what as strong a change does along random directions, and, a harder control, along other
+# latents of the dictionary.
+
+# %%
+value, without, ranks = {"base": [], "english": [], "french": []}, [], []
+for question, in_english, in_french_too in TESTED:
+    prompt = asked(question)
+    start = len(to_tokens(base, prompt))
+    target = tuple(int(to_tokens(base, f"{prompt} {answer}")[start]) for answer in (in_french_too, in_english))
+    for name, model in (("base", base), ("english", english)):
+        value[name].append(steer_prompt(model, prompt, [], target=target, controls=0, latents=0, frozen=[False]).value)
+    edits = latent_edits(french, reader, prompt, [Wish(latent) for latent in moved])
+    steered = steer_prompt(french, prompt, edits, reader, target=target, controls=8, latents=8, frozen=[False])
+    (changed,) = steered.changed
+    value["french"].append(steered.value)
+    without.append(changed.change)
+    others = [standing.controls for standing in (changed.standing(kind, by="change") for kind in ("random", "latents"))]
+    ranks.append([sum(control <= changed.change for control in some) for some in others])
+    print(f"{question:<31} {steered.value:+5.1f} → {steered.value + changed.change:+5.1f}; "
+          f"controls {min(others[0]):+.1f} to {max(others[0]):+.1f}, other latents {min(others[1]):+.1f} to {max(others[1]):+.1f}")
+
+mean = {name: sum(some) / len(some) for name, some in value.items()}
+print(f"French over English: base {mean['base']:+.2f}, English fine-tune {mean['english']:+.2f}, French fine-tune {mean['french']:+.2f}")
+effect = sum(without) / len(without)
+print(f"taking the eight away: {effect:+.2f}, {-effect / (mean['french'] - mean['base']):.0%} of what the fine-tune did")
