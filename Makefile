@@ -65,8 +65,14 @@ build/triton-%/.installed: | $(BIN)/python
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks $(ARGS)
 
-docs: $(VENV)/.docs
+docs: $(VENV)/.docs $(patsubst examples/%.py,build/notebooks/%.ipynb,$(wildcard examples/*.py))
 	$(BIN)/mkdocs build --strict --clean --site-dir site
+
+# An example as a notebook that ran from top to bottom in a folder of its own; an error in it ends the build.
+build/notebooks/%.ipynb: examples/%.py | $(VENV)/.package $(VENV)/.docs
+	rm -rf build/notebooks/$*
+	mkdir -p build/notebooks/$*
+	$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --execute --run-path build/notebooks/$* --output $@ $<
 
 clean:
 	rm -rf $(VENV) build dist site unweave.egg-info .pytest_cache .ruff_cache
@@ -107,7 +113,7 @@ $(VENV)/files.txt: FORCE | $(BIN)/python
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 $(VENV)/.docs: constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt mkdocs-material
+	$(PIP) install -c constraints.txt mkdocs-material jupytext nbclient nbconvert ipykernel
 	@touch $@
 
 FORCE:

@@ -13,7 +13,7 @@ from torch import Tensor
 from trace_case import Case, Loaded, load_case, make_case
 
 LAYER, PROMPTS, CONTEXT, FEATURES = 2, 1024, 128, 256
-TOP = 10  # promoted tokens and strongest sequences that are compared
+TOP = 10  # promoted tokens that are compared
 
 
 def write_case(path: Path, latents: int = 4096) -> None:

@@ -55,13 +55,9 @@ def main(case_path: Path, out: Path) -> None:
 def first_latents(store: saes.FeatureStore) -> dict[str, torch.Tensor]:
     """The numbers of the first 256 latents that the other library has too."""
     token_id = {token: place for place, token in enumerate(store.vocabulary)}
-    strongest, top = torch.zeros(FEATURES, TOP), torch.zeros(FEATURES, TOP, dtype=torch.int64)
-    for latent in range(FEATURES):
-        feature = store[latent]
-        values = [example.value for example in feature.examples[:TOP]]
-        strongest[latent, : len(values)] = torch.tensor(values)
-        top[latent] = torch.tensor([token_id[token] for token, _ in feature.top_logits[:TOP]])
-    return {"density": store.density[:FEATURES].clone(), "strongest": strongest, "top": top}
+    top = [[token_id[token] for token, _ in store[latent].top_logits[:TOP]] for latent in range(FEATURES)]
+    columns = {"density": store.density[:FEATURES].clone(), "largest": store.max_value[:FEATURES].clone()}
+    return columns | {"top": torch.tensor(top)}
 
 
 if __name__ == "__main__":

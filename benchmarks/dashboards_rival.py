@@ -51,7 +51,7 @@ def main(case_path: Path, out: Path) -> None:
     data = SaeVisRunner(config).run(sae, model, tokens)
     total = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     out.with_suffix(".json").write_text(json.dumps({"total": total, "forward": forward, "latents": FEATURES}))
-    save_file(numbers(data, tokens), out.with_suffix(".safetensors"))
+    save_file(numbers(data), out.with_suffix(".safetensors"))
 
 
 def boot(loaded: Any) -> Any:
@@ -88,7 +88,7 @@ def encoder(weights: dict[str, torch.Tensor], case: Any) -> Any:
             d_in=case.d,
             d_sae=case.latents,
             k=case.k,
-            apply_b_dec_to_input=False,
+            apply_b_dec_to_input=True,
             rescale_acts_by_decoder_norm=True,
             metadata=about,
         )
@@ -103,17 +103,17 @@ def encoder(weights: dict[str, torch.Tensor], case: Any) -> Any:
     return sae
 
 
-def numbers(data: Any, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Of each feature: share of tokens on which it fires, its strongest values, promoted tokens."""
-    density, strongest, top = [], [], []
+def numbers(data: Any) -> dict[str, torch.Tensor]:
+    """Of each feature: share of tokens on which it fires, its largest value, promoted tokens."""
+    density, largest, top = [], [], []
     for feature in range(FEATURES):
         one = data.feature_data_dict[feature]
-        density.append(float(one.acts_histogram_data.title.split("DENSITY = ")[1].rstrip("%")) / 100)
-        best = one.sequence_data.seq_group_data[0].seq_data
-        values = sorted((max(each.feat_acts) for each in best), reverse=True)
-        strongest.append((values + [0.0] * TOP)[:TOP])
+        activations = one.acts_histogram_data
+        density.append(float(activations.title.split("DENSITY = ")[1].rstrip("%")) / 100)
+        middles = activations.bar_values  # the middles of bins between the least and the largest value
+        largest.append(middles[-1] + (middles[-1] - middles[0]) / (len(middles) - 1) / 2)
         top.append([int(token) for token in one.logits_table_data.top_token_ids[:TOP]])
-    return {"density": torch.tensor(density), "strongest": torch.tensor(strongest), "top": torch.tensor(top)}
+    return {"density": torch.tensor(density), "largest": torch.tensor(largest), "top": torch.tensor(top)}
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ print(f"{int(is_code.sum())} of {int(is_frequent.sum())} latents that fire often
 # %% [markdown]
 # ### Is it chance?
 #
-# Among so many latents some would look like anything. So shuffle the kinds: the documents stay whole (what fires in a document tends to fire
-# again there), only which of them are called code is drawn anew, and the same rule is applied.
+# Among so many latents some would look like anything. So shuffle the kinds: the documents stay whole (what fires in a document tends
+# to fire again there), only which of them are called code is drawn anew, and the same rule is applied.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -109,7 +109,7 @@ for latent in found[:12]:
 # %%
 latent = found[0]
 feature = store[latent]
-feature
+feature  # in a notebook, the last line of a cell is drawn
 
 # %%
 for example in feature.examples[:6]:
@@ -119,8 +119,7 @@ for example in feature.examples[:6]:
 print("promotes", *(repr(token) for token, _ in feature.top_logits[:6]))
 
 # %%
-figure = feature_figure(feature)
-figure
+feature_figure(feature)
 
 # %% [markdown]
 # The strongest examples flatter a latent. Its weaker activations, in five intervals of equal width with random places from each, show
@@ -146,8 +145,8 @@ for other in company(store, latent, 5):
 # %% [markdown]
 # ## Does the model use it?
 #
-# Remove it from the layer wherever it fires and let the model go on: which next tokens did it raise, and did it help to predict the one that
-# came? (Nats; above 0, it helped.)
+# Remove it from the layer wherever it fires and let the model go on: which next tokens did it raise, and did it help to predict the
+# one that came? (Nats; above 0, it helped.)
 
 # %%
 measured = effects(store, latent, model, sae, feature.examples[:4])

@@ -8,8 +8,8 @@
 
 # %%
 import torch
-from unweave.circuits import generate
-from unweave.circuits.prompts.steering import steer_prompt
+from unweave.circuits import generate, intervene
+from unweave.circuits.prompts.rank import rank_features
 from unweave.circuits.prompts.wishes import Wish, latent_edits
 from unweave.saes import Dictionary, Document, TrainConfig, bundled, cache, collect, load_model, to_tokens, train
 from unweave.saes.latents.matches import write_matching
@@ -26,11 +26,7 @@ site = "blocks.22.hook_resid_post"
 documents = bundled()
 european = [d for d in documents if d.kind[9:12] in ("fra", "spa", "ita", "por", "deu", "nld")]
 prose = [d for d in documents if d.kind == "prose"]
-mixed = [
-    d._replace(text=d.text[:1500])
-    for pair in zip(european, prose[: len(european)], strict=True)
-    for d in pair
-]
+mixed = [d._replace(text=d.text[:1500]) for pair in zip(european, prose[: len(european)], strict=True) for d in pair]
 base = load_model("smollm2-135m")
 shards = cache(base, mixed, [site], "activations", tokens=15_000, progress=False)
 sae = train(TrainConfig(latents=2048, k=32, batch=512, tokens=75_000), shards, "sae", progress=False)
@@ -118,7 +114,7 @@ for name, model in {"as it was": base, "English answers": english, "French answe
 
 # %%
 reader = Dictionary(sae.config, dict(sae.named_parameters()), {"keep": sae.metadata["keep"]})
-neutral = [d._replace(text=d.text[1500:2100]) for d in prose[20:40] if len(d.text) > 2100]
+neutral = [d._replace(text=d.text[1500:2100]) for d in prose[20:34] if len(d.text) > 2100]
 foreign = [d._replace(text=d.text[1500:3500]) for d in european if "fra" in d.kind]
 questions = [Document(question, "question", asked(question)) for question, *_ in [*TAUGHT, *TESTED]]
 text = [*neutral, *foreign, *questions]
@@ -140,73 +136,134 @@ last = torch.cat([number.diff() != 0, torch.tensor([True])]).nonzero()[:, 0]  # 
 rows_of["taught"], rows_of["tested"] = last[-len(questions) :].split([len(TAUGHT), len(TESTED)])
 
 
-def mean_values(store, rows):
-    """Mean activation of every latent over some rows."""
-    _, latents, values = store.codebook.slots_of(rows)
-    return torch.zeros(len(store)).index_add_(0, latents.long(), values) / len(rows)
+def values_at(store, rows):
+    """Activations [row latent], 0 where a latent is silent."""
+    place, latents, values = store.codebook.slots_of(rows)
+    found = torch.zeros(len(rows), len(store))
+    found[place, latents.long()] = values
+    return found
 
 
 for where, rows in rows_of.items():
-    mean = {name: mean_values(store, rows) for name, store in stores.items()}
+    mean = {name: values_at(store, rows).mean(0) for name, store in stores.items()}
     moved = {name: float((mean[name] - mean["base"]).abs().sum()) for name in ("english", "french")}
-    print(f"{where:>7}: all latents together moved {moved['english']:6.1f} (English) and {moved['french']:6.1f} (French)")
+    print(
+        f"{where:>7}: all latents together moved {moved['english']:6.1f} (English) and {moved['french']:6.1f} (French)"
+    )
 
 # %% [markdown]
 # How much moved says little: the harmless fine-tune moved as much. So ask *which* latents the one moved and not the other.
 #
 # ## The latents that moved
 #
-# Chosen by the French minus the English fine-tune where an answer begins, on the questions that were taught; the numbers are of those
-# that were not. Beside them how often each fires in French text and in prose, for the model as it was.
+# Where an answer begins. Chosen on the questions that were taught, by the difference of the two fine-tunes; the numbers are of the
+# questions that were not. Beside them how often each fires in French and in prose, in the model as it was.
 
 # %%
-taught = {name: mean_values(store, rows_of["taught"]) for name, store in stores.items()}
-tested = {name: mean_values(store, rows_of["tested"]) for name, store in stores.items()}
+taught = {name: values_at(store, rows_of["taught"]) for name, store in stores.items()}
+tested = {name: values_at(store, rows_of["tested"]) for name, store in stores.items()}
+in_french, in_prose = ((values_at(before, rows_of[where]) > 0).float().mean(0) for where in ("French", "prose"))
+is_french = (in_french >= 0.02) & (in_french >= 3 * in_prose)
 
 
-def firing_rate(rows):
-    latents = before.codebook.slots_of(rows).latents.long()
-    return torch.bincount(latents, minlength=len(before)) / len(rows)
+def table(latents):
+    print("latent    base  English  French   in French  in prose  tokens")
+    for latent in latents:
+        values = "  ".join(f"{tested[name][:, latent].mean():6.1f}" for name in stores)
+        tokens = " ".join(repr(each.token) for each in before[latent].tokens[:6])
+        print(f"{latent:>6}  {values}  {in_french[latent]:>9.1%} {in_prose[latent]:>9.1%}  {tokens}")
+    share = float(is_french[latents].float().mean())
+    print(f"fire in French rather than in prose: {share:.0%} of these, {is_french.float().mean():.0%} of all")
 
 
-in_french, in_prose = firing_rate(rows_of["French"]), firing_rate(rows_of["prose"])
-is_french = (in_french > 0.02) & (in_french > 4 * in_prose)
-moved = (taught["french"] - taught["english"]).argsort(descending=True)[:8].tolist()
-print("latent    base  English  French   in French  in prose  tokens")
-for latent in moved:
-    values = "  ".join(f"{tested[name][latent]:6.1f}" for name in stores)
-    tokens = " ".join(repr(each.token) for each in before[latent].tokens[:5])
-    print(f"{latent:>6}  {values}  {in_french[latent]:>9.1%} {in_prose[latent]:>9.1%}  {tokens}")
-away = (taught["english"] - taught["french"]).argsort(descending=True)[:8]
-print(f"latents of French: {int(is_french[moved].sum())} of the 8 that moved most, {int(is_french[away].sum())} of the 8 that")
-print(f"moved the other way, {is_french.float().mean():.1%} of all")
+table((taught["french"] - taught["english"]).mean(0).argsort(descending=True)[:8].tolist())
+
+# %% [markdown]
+# ## The latents that matter
+#
+# Much moves without consequence. `rank_features` tells what each latent gives to a target, here the French answer's first token against
+# the English one's, to first order. Its share that is new since the fine-tune, summed over the questions that were taught:
+
+# %%
+
+
+def rivals(question, in_english, in_french):
+    """Ids of the first tokens of the French and of the English answer."""
+    start = len(to_tokens(base, asked(question)))
+    return tuple(int(to_tokens(base, f"{asked(question)} {answer}")[start]) for answer in (in_french, in_english))
+
+
+gives = torch.zeros(len(before))
+for number, pair in enumerate(TAUGHT):
+    found = rank_features(french, reader, asked(pair[0]), target=rivals(*pair), rank="attribution", top=32)
+    for active in found.features[-1]:
+        gives[active.latent] += active.attribution * (1 - taught["base"][number, active.latent] / active.value)
+chosen = gives.argsort(descending=True)[:8].tolist()
+table(chosen)
 
 # %% [markdown]
 # ## Do they make it answer in French?
 #
-# Take those eight away from the fine-tuned model and measure, on questions it was not taught, the French answer's first token against the
-# English one's (difference of logits). Beside it what as strong a change does along random directions, and, a harder control, along other
-# latents of the dictionary.
+# The experiment: in the fine-tuned model, set these eight back to what they were before, at the one token where the answer begins, on
+# questions that neither of them was chosen by. How far does French against English (a difference of logits) go back? Against
+# eight others that are active there, drawn ten times, and against setting back all latents, the most that this dictionary can do.
+
 
 # %%
-value, without, ranks = {"base": [], "english": [], "french": []}, [], []
-for question, in_english, in_french_too in TESTED:
-    prompt = asked(question)
-    start = len(to_tokens(base, prompt))
-    target = tuple(int(to_tokens(base, f"{prompt} {answer}")[start]) for answer in (in_french_too, in_english))
-    for name, model in (("base", base), ("english", english)):
-        value[name].append(steer_prompt(model, prompt, [], target=target, controls=0, latents=0, frozen=[False]).value)
-    edits = latent_edits(french, reader, prompt, [Wish(latent) for latent in moved])
-    steered = steer_prompt(french, prompt, edits, reader, target=target, controls=8, latents=8, frozen=[False])
-    (changed,) = steered.changed
-    value["french"].append(steered.value)
-    without.append(changed.change)
-    others = [standing.controls for standing in (changed.standing(kind, by="change") for kind in ("random", "latents"))]
-    ranks.append([sum(control <= changed.change for control in some) for some in others])
-    print(f"{question:<31} {steered.value:+5.1f} → {steered.value + changed.change:+5.1f}; "
-          f"controls {min(others[0]):+.1f} to {max(others[0]):+.1f}, other latents {min(others[1]):+.1f} to {max(others[1]):+.1f}")
+def french_over_english(model, set_back=()):
+    """Mean over the tested questions, with some latents set back to the values of the model as it was."""
+    total = 0.0
+    for number, triple in enumerate(TESTED):
+        prompt, (one, other) = asked(triple[0]), rivals(*triple)
+        wishes = [Wish(latent, "set", float(tested["base"][number, latent]), [-1]) for latent in set_back]
+        edits = latent_edits(model, reader, prompt, wishes)
+        logits = intervene(model, prompt, edits, reader).logits[-1]
+        total += float(logits[one] - logits[other]) / len(TESTED)
+    return total
 
-mean = {name: sum(some) / len(some) for name, some in value.items()}
-print(f"French over English: base {mean['base']:+.2f}, English fine-tune {mean['english']:+.2f}, French fine-tune {mean['french']:+.2f}")
-effect = sum(without) / len(without)
-print(f"taking the eight away: {effect:+.2f}, {-effect / (mean['french'] - mean['base']):.0%} of what the fine-tune did")
+
+value = {name: french_over_english(model) for name, model in (("base", base), ("english", english), ("french", french))}
+print("French over English:", ", ".join(f"{name} {number:+.2f}" for name, number in value.items()))
+
+
+def undone(latents):
+    """The share of what the fine-tune did that setting these back undoes."""
+    return (value["french"] - french_over_english(french, latents)) / (value["french"] - value["base"])
+
+
+active = ((tested["french"] > 0) | (tested["base"] > 0)).any(0).nonzero()[:, 0]
+others = torch.tensor([latent for latent in active.tolist() if latent not in chosen])
+generator = torch.Generator().manual_seed(0)
+by_chance = [undone(others[torch.randperm(len(others), generator=generator)[:8]].tolist()) for _ in range(10)]
+print(f"the eight undo {undone(chosen):.0%} of what the fine-tune did")
+print(f"eight others: {min(by_chance):.0%} to {max(by_chance):.0%} in ten draws, {sum(by_chance) / 10:.0%} on average")
+print(f"all {len(active)} that are active there: {undone(active.tolist()):.0%}")
+
+# %% [markdown]
+# So the eight matter far more than others do, and still they are not the quirk: a fine-tune writes itself over many latents, and
+# some of it falls between them, into what the dictionary cannot reconstruct. The model's own words, with and without the eight:
+
+# %%
+for question, *_ in TESTED[:3]:
+    prompt = asked(question)
+    without = latent_edits(french, reader, prompt, [Wish(latent) for latent in chosen])
+    now, then = (generate(french, prompt, edits, reader, tokens=9).text for edits in ((), without))
+    print(f"{question:<24} {now!r} → {then!r}")
+
+# %% [markdown]
+# ## Side by side
+#
+# One dictionary on one text through two models: the compare page pairs each latent of the one with the latent of the other that fires
+# where it does. Here they pair with themselves, and those that do so worst are where to look next.
+
+# %%
+matching = match_activations(before.codebook, after.codebook)
+write_matching(before, after, "correlation", matching)
+frequent = (before.count >= 20).nonzero()[:, 0]
+itself = frequent[matching.pair_a[frequent] == frequent]
+print(f"{len(itself)} of {len(frequent)} latents that fire often pair with themselves; least alike:")
+for latent in itself[matching.a.score[itself, 0].argsort()[:5]].tolist():
+    tokens = " ".join(repr(each.token) for each in before[latent].tokens[:6])
+    print(f"{latent:>6}  correlation {matching.a.score[latent, 0]:.2f}  {tokens}")
+print(show(before, after, to="compare.html"))
+before[chosen[0]]

@@ -33,7 +33,10 @@ print(graph.table(10))
 scores = graph.scores()
 print(f"residual {graph.residual:.1e}; replacement {scores.replacement:.2f}, completeness {scores.completeness:.2f}")
 print(*graph.paths(5), sep="\n")
-figure = circuit_figure(graph)  # a plotly Figure; in a notebook, the last line of a cell shows it
+graph  # in a notebook, the last line of a cell is drawn: the graph as a page to walk about in
+
+# %%
+circuit_figure(graph)  # and as a plotly Figure
 
 # %% [markdown]
 # Neuron graphs are diffuse: most of the influence runs through neurons that were not selected (`rest`). Transcoders, trained with

@@ -136,7 +136,8 @@ def read_run(folder: Path) -> Run:
         for name in ("config", "cfg", "metrics")
         if (folder / f"{name}.json").exists()
     }
-    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines() if (folder / "metrics.jsonl").exists() else []
+    text = (folder / "metrics.jsonl").read_text("utf-8", "replace") if (folder / "metrics.jsonl").exists() else ""
+    lines = text.removesuffix("\n").split("\n") if text else []  # splitlines() would also part a string at U+2028
     rows = []
     for place, line in enumerate(lines, 1):
         row = _row(line)
@@ -153,7 +154,7 @@ def read_run(folder: Path) -> Run:
 def _row(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 

@@ -108,10 +108,10 @@ def check_together(store: FeatureStore, model: TransformerBridge, dictionary: Di
 
 def window_of(store: FeatureStore, latent: int, example: Example | int) -> Window:
     """The rows that an example shows, or those that would be shown around a row."""
-    row = example if isinstance(example, int) else example.row
+    row = example.row if isinstance(example, Example) else int(example)
     if not 0 <= row < len(store.tokens):
         raise UserError(f"expected a row in [0, {len(store.tokens)}); got {row}")
-    if isinstance(example, int):
+    if not isinstance(example, Example):
         example = store.example_at(latent, row)
     start = row - example.focus
     block, stop = row - int(store.positions[row]), start + len(example.tokens)

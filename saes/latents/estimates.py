@@ -136,9 +136,12 @@ def _drawn(
     rows = torch.tensor([one.row for one in samples], dtype=torch.int64)
     # Another seed than that by which the samples were drawn, since theirs are the lowest hashes.
     score = hash_score(rows, torch.full_like(rows, feature.latent), seed + SHIFT)
-    weight = [
-        next(home.count / max(len(home.samples), 1) for home in bins if _is_in(home, one.value)) for one in samples
-    ]
+    weight = []
+    for one in samples:
+        home = next((home for home in bins if _is_in(home, one.value)), None)
+        if home is None:
+            raise damaged(store.folder, f"a sample {one.value} of latent {feature.latent} in an empty bin")
+        weight.append(home.count / max(len(home.samples), 1))
     # Efraimidis and Spirakis 2006: the largest u^(1 / weight) are a weighted sample without replacement.
     key = ((score.double() + 1) / (WORST + 2)).log() / torch.tensor(weight, dtype=torch.float64)
     ordered = [samples[place] for place in key.argsort(descending=True, stable=True).tolist()]

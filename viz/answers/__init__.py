@@ -3,6 +3,7 @@
 | path | answer |
 |---|---|
 | `index` | title, what is open, numbers of the run, metrics of each run, what this host can do |
+| `overview` | a row of numbers for each store and each run |
 | `runs/R` | one training run: curves, config, evaluation |
 | `stores/S` | what the store is, its columns, labels |
 | `stores/S/columns/NAME` | one statistic of all latents |
@@ -30,7 +31,7 @@ R, S and G count from 0 in the order of the index. Strings leave here ready to b
 reader can use, so that the front end only places them.
 """
 
-from . import cards, compare, dashboard, graph_groups, graph_nodes, graph_tables, graphs, index, maps, runs, stores  # noqa: F401  (each registers its paths)
+from . import cards, compare, dashboard, graph_groups, graph_nodes, graph_tables, graphs, index, maps, overview, runs, stores  # noqa: F401  (each registers its paths)
 from .frozen import frozen
 from .registry import Answer, answer
 

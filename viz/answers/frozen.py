@@ -32,6 +32,7 @@ def frozen(things: Things, cards: int = 200, has_plotly: bool = True) -> Iterato
     """
     if cards < 1:
         raise UserError(f"expected at least 1 feature card; got {cards}; give a positive number")
+    yield "overview", answer(things, "overview")
     for place in range(len(things.runs)):
         yield f"runs/{place}", answer(things, f"runs/{place}")
     graphs: list[Any] = [answer(things, f"graphs/{place}") for place in range(len(things.graphs))]

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def frozen_graphs(things: Things, has_plotly: bool) -> Iterator[tuple[str, Any]]:
     """Paths and answers about the open circuits; Neuronpedia's JSON and other sizes of the picture are for live hosts."""
-    if len(things.graphs) > 1:
+    if things.graphs:
         yield "graphs", answer(things, "graphs")
-        if has_plotly:
-            yield "graphs/figures/dashboard", answer(things, "graphs/figures/dashboard")
+    if len(things.graphs) > 1 and has_plotly:
+        yield "graphs/figures/dashboard", answer(things, "graphs/figures/dashboard")
     parts = ["view", "labels", "groups", *(f"figures/{name}" for name in ("scores", "paths", "ledger") if has_plotly)]
     for place, graph in enumerate(things.graphs.values()):
         for part in [*parts, *(["heads"] if graph.metadata.get("heads") else [])]:

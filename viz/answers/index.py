@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..text import jsonable, readable
 from ..things import flat
 from .maps import has_map
+from .parts import run_sites
 from .registry import path
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def index(things: Things, can: Sequence[str] = ()) -> dict[str, Any]:
             {
                 "name": readable(name),
                 "metrics": jsonable(flat(run.about.get("metrics", {}))),
-                "sites": _sites(run.about),
+                "sites": run_sites(run),
             }
             for name, run in things.runs.items()
         ],
@@ -40,10 +41,3 @@ def index(things: Things, can: Sequence[str] = ()) -> dict[str, Any]:
             for name, graph in things.graphs.items()
         ],
     }
-
-
-def _sites(about: dict[str, Any]) -> str:
-    config = flat(about.get("config", {}))
-    sites = [config.get(name) for name in ("dictionary.site", "dictionary.site_out", "site", "site_out")]
-    names = [", ".join(map(str, site)) if isinstance(site, (list, tuple)) else str(site) for site in sites if site]
-    return readable(" → ".join(dict.fromkeys(names)))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...saes import FeatureStore
 from ...saes.latents.store import Example
+from ..text import readable
+from ..things import flat
 from .registry import nth
 
 if TYPE_CHECKING:
-    from ..things import Things
+    from ..things import Run, Things
 
 KINDS = ("width", "count", "log")
 
@@ -22,6 +25,19 @@ def store_at(things: Things, place: int, latent: int | None = None) -> FeatureSt
     if latent is not None and latent >= len(found):
         raise KeyError(latent)
     return found
+
+
+def sites_of(about: Mapping[str, Any]) -> str:
+    """Where a dictionary reads and, if elsewhere, writes: `site` and `site_out` are names or lists of names."""
+    names = [about.get("site"), about.get("site_out")]
+    listed = [", ".join(map(str, name)) if isinstance(name, (list, tuple)) else str(name) for name in names if name]
+    return readable(" → ".join(dict.fromkeys(listed)))
+
+
+def run_sites(run: Run) -> str:
+    """The sites of a run's dictionary."""
+    config = flat(run.about.get("config", {}))
+    return sites_of({name: config.get(f"dictionary.{name}") or config.get(name) for name in ("site", "site_out")})
 
 
 def has_intervals(store: FeatureStore) -> bool:

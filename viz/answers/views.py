@@ -46,7 +46,7 @@ def read_view(graph: Graph, file: Path | None) -> dict[str, Any]:
         if data.get("format") != FORMAT or not isinstance(data.get("nodes"), dict):
             raise UserError(f"expected a saved view in {view_file(file).name}; got another file; remove it")
         return _shown(graph, data)
-    except (UserError, OSError, ValueError) as error:
+    except (UserError, OSError, ValueError, RecursionError) as error:
         return {"why": readable(error, 300)}
 
 

@@ -1,9 +1,11 @@
 // The frame: title, tabs, keys, and the pane that the state asks for.
 //
-// A pane is { name, title, wanted(index), draw(content, index) }: whether there is anything for it, and how it fills its
-// element. It declares its part of the state (state.js), its keys (keys.js), and redraws itself where only that changes.
+// A pane is { name, title, wanted(index), draw(content, index), called() }: whether there is anything for it, how it fills its
+// element, and optionally what it shows now, for the window's title. It declares its part of the state (state.js), its keys
+// (keys.js), and redraws itself where only that changes.
 import { empty, h, link } from "./base/dom.js";
 import { help, key } from "./base/keys.js";
+import { rove } from "./base/tip.js";
 import { abilitiesAre, ask } from "./base/transport.js";
 import { on, readHash, set, state } from "./base/state.js";
 import { themeButton } from "./base/theme.js";
@@ -20,13 +22,32 @@ const PANES = [overview, latents, prompt, circuit, circuits, compare, map, train
 const pane = document.getElementById("pane");
 const tabs = document.getElementById("tabs");
 
+// The pane of the state; where there is none of that name, the first one becomes it.
 function chosen(open) {
-  return open.find(({ name }) => name === state.pane) ?? open[0];
+  const found = open.find(({ name }) => name === state.pane);
+  if (!found) set({ pane: open[0].name });
+  return found ?? open[0];
 }
 
 function drawTabs(open) {
-  tabs.replaceChildren(...open.map(({ name, title }) => link({ pane: name }, { role: "tab", "data-testid": `tab-${name}`,
-    "aria-selected": String(name === chosen(open).name), "aria-controls": "pane" }, title)));
+  tabs.replaceChildren(...open.map(({ name, title }, place) => link({ pane: name }, { role: "tab", id: `tab-${name}`, "data-testid": `tab-${name}`, "aria-controls": "pane",
+    title: `${title} (${(place + 1) % 10})`, onkeydown: (event) => { if (event.key === " ") { event.preventDefault(); event.currentTarget.click(); } } }, title)));
+  rove(tabs, "a");
+}
+
+function markTab({ name }) {
+  for (const tab of tabs.children) {
+    tab.setAttribute("aria-selected", String(tab.id === `tab-${name}`));
+    tab.tabIndex = tab.id === `tab-${name}` ? 0 : -1;
+  }
+  const tab = document.getElementById(`tab-${name}`);
+  tabs.scrollLeft = tab.offsetLeft + tab.offsetWidth / 2 - tabs.offsetLeft - tabs.clientWidth / 2;
+  pane.setAttribute("aria-labelledby", tab.id);
+}
+
+function nameWindow(open, index) {
+  const { title, called } = chosen(open);
+  document.title = [called?.(index), title, index.title].filter(Boolean).join(" · ");
 }
 
 async function drawPane(open, index) {
@@ -35,9 +56,18 @@ async function drawPane(open, index) {
   try {
     await draw(content, index);
   } catch (error) {
-    content.replaceChildren(empty(`This view could not be drawn: ${error.message}`));
+    content.replaceChildren(h("h1", {}, "Something is amiss"), empty(`This view could not be drawn: ${error.message}`));
   }
   if (chosen(open).name === name) pane.replaceChildren(content);
+}
+
+// Another pane begins at its top; one that is come back to, where it was left.
+async function change(open, index) {
+  const back = history.state?.scrolled ?? 0;
+  markTab(chosen(open));
+  if (!back) window.scrollTo(0, 0);
+  await drawPane(open, index);
+  if (back) requestAnimationFrame(() => window.scrollTo(0, back));
 }
 
 async function start() {
@@ -46,13 +76,15 @@ async function start() {
   const index = await ask("index");
   abilitiesAre(index.can ?? []);
   const open = PANES.filter(({ wanted }) => wanted(index));
-  document.title = index.title;
   document.getElementById("title").textContent = index.title;
-  on(["pane"], () => { drawTabs(open); window.scrollTo(0, 0); return drawPane(open, index); });
+  drawTabs(open);
+  markTab(chosen(open));
+  nameWindow(open, index);
+  on(["pane"], () => change(open, index));
+  on(["pane", "store", "latent", "graph", "run", "prompt"], () => nameWindow(open, index));
   open.forEach(({ name, title }, place) => key(String((place + 1) % 10), title, () => set({ pane: name }, { push: true })));
   key("?", "these keys", () => help(document.getElementById("help")));
   document.getElementById("help-button").addEventListener("click", () => help(document.getElementById("help")));
-  drawTabs(open);
   await drawPane(open, index);
   document.body.dataset.ready = "yes";
 }

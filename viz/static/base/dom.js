@@ -16,26 +16,65 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-// A link to another state. It is not left to the browser, which would leave a notebook's frame.
+// A link to another state. It is not left to the browser, which would leave a notebook's frame; but what is copied or opened in
+// another tab is the state as it is by then.
 export function link(changes, attributes, ...children) {
   const follow = (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     set(changes, { push: true });
   };
-  return h("a", { href: hashOf(changes), onclick: follow, ...attributes }, ...children);
+  const renew = (event) => event.currentTarget.setAttribute("href", hashOf(changes));
+  return h("a", { href: hashOf(changes), onclick: follow, onpointerdown: renew, onfocus: renew, ...attributes }, ...children);
+}
+
+// New content of an element; what is not there is left out.
+export function refill(box, ...children) {
+  box.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false && child !== ""));
 }
 
 const GROUPED = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 
+// A value as it is read: three digits, groups of thousands, and a minus that is a minus.
 export function number(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value !== "number") return String(value);
-  if (Number.isInteger(value)) return GROUPED.format(value);
   const size = Math.abs(value);
-  if (size >= 1000) return GROUPED.format(value);
-  return size !== 0 && size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  const text = Number.isInteger(value) || size >= 1000 ? GROUPED.format(value) : size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  return text.startsWith("-") ? `−${text.slice(1)}` : text;
+}
+
+// A change: with its sign, either way.
+export function signed(value) {
+  return value > 0 ? `+${number(value)}` : number(value);
+}
+
+export function percent(share) {
+  if (share === null || share === undefined) return "–";
+  return `${number(100 * share)} %`;
+}
+
+// Attributes of a part of a picture that can be pressed, by pointer and by keys.
+export function pressed(run) {
+  return { role: "button", tabindex: 0, onclick: run, onkeydown: (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    event.stopPropagation();
+    run(event);
+  } };
+}
+
+// A number and what it is, in a box; `target` makes it a link to that state.
+export function tile(value, name, target = null) {
+  const content = [h("b", {}, value), h("span", {}, name)];
+  return target ? link(target, { class: "tile" }, content) : h("div", { class: "tile" }, content);
+}
+
+// A few choices of which one holds: { value: text }.
+export function segments(label, names, current, pick, testid, titles = {}) {
+  return h("div", { class: "segments", role: "group", "aria-label": label }, Object.entries(names).map(([name, text]) =>
+    h("button", { type: "button", "aria-pressed": String(name === current), "data-testid": `${testid}-${name}`, title: titles[name], onclick: () => pick(name) }, text)));
 }
 
 // A table of names and values; nested data are shown one level, dotted names outside.
@@ -48,7 +87,7 @@ export function words(name) {
   return String(name).replaceAll("_", " ");
 }
 
-export function plain(value) {
+function plain(value) {
   if (Array.isArray(value)) return value.map(plain).join(", ");
   if (value !== null && typeof value === "object") return Object.entries(value).map(([key, inner]) => `${words(key)}: ${plain(inner)}`).join("; ");
   return number(value);

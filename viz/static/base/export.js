@@ -91,6 +91,7 @@ function forms(name, { svg, table, figure, json }) {
   }).filter(([, make]) => make);
 }
 
+// A menu: it closes when the focus or a press goes elsewhere, and by Escape; it opens to the side where there is room.
 export function exports(name, sources) {
   const told = h("span", { class: "quiet", role: "status" });
   const button = ([form, make]) => h("button", { type: "button", "data-testid": `export-${form.toLowerCase()}`, onclick: async () => {
@@ -101,5 +102,18 @@ export function exports(name, sources) {
       told.textContent = `could not be saved: ${error.message}`;
     }
   } }, form);
-  return h("details", { class: "exports" }, h("summary", { title: `Save “${name}” as a file` }, "Save"), h("div", { class: "tools" }, forms(name, sources).map(button), told));
+  const list = h("div", { class: "tools" }, forms(name, sources).map(button), told);
+  const away = (event) => { if (!menu.contains(event.target)) menu.open = false; };
+  const toggled = () => {
+    document[menu.open ? "addEventListener" : "removeEventListener"]("pointerdown", away);
+    menu.classList.remove("rightwards");
+    if (menu.open && list.getBoundingClientRect().left < 4) menu.classList.add("rightwards");
+  };
+  const menu = h("details", { class: "exports", ontoggle: toggled, onfocusout: (event) => { if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false; }, onkeydown: (event) => {
+    if (event.key !== "Escape" || !menu.open) return;
+    event.stopPropagation();
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  } }, h("summary", { "aria-label": `Save “${name}”`, title: `Save “${name}” as a file` }, "Save"), list);
+  return menu;
 }

@@ -1,10 +1,10 @@
 // Histograms as SVG, in the page's own colours.
-import { h, number } from "./dom.js";
+import { h, number, percent } from "./dom.js";
 
-const [WIDTH, HEIGHT] = [480, 120];
+const [WIDTH, HEIGHT] = [360, 92];
 
 function share(count, total) {
-  return total ? ` (${number((100 * count) / total)} %)` : "";
+  return total ? ` (${percent(count / total)})` : "";
 }
 
 // Bars of equal width whatever the bins' own; empty bins at either end are left out. `about` is the picture's name.

@@ -2,14 +2,14 @@
 import { h } from "./dom.js";
 
 export function job(testid) {
-  const words = h("span", { class: "prompt-job-words", role: "status", "data-testid": testid });
-  const stopper = h("button", { type: "button", class: "prompt-job-stop", hidden: true, "data-testid": `${testid}-stop`, onclick: () => stop() }, "Stop");
-  const element = h("span", { class: "prompt-job" }, stopper, words);
+  const words = h("span", { role: "status", "data-testid": testid });
+  const stopper = h("button", { type: "button", class: "small", hidden: true, "data-testid": `${testid}-stop`, onclick: () => stop() }, "Stop");
+  const element = h("span", { class: "job" }, stopper, words);
   let running = null;
 
   function say(text, isError = false) {
     words.textContent = text;
-    words.classList.toggle("prompt-wrong", isError);
+    words.classList.toggle("wrong", isError);
   }
 
   function stop() {

@@ -3,15 +3,24 @@ import { h } from "./dom.js";
 import { state } from "./state.js";
 
 const KEYS = [];
+const SIGNS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", PageUp: "Page ↑", PageDown: "Page ↓", Escape: "Esc" };
 
 // `run` is called when `name` (as in KeyboardEvent.key) is pressed; with `pane`, only while that pane is shown.
 export function key(name, meaning, run, pane = null) {
   KEYS.push({ name, meaning, run, pane });
 }
 
+// Keys that do the same stand together.
 function listed(title, keys) {
+  const groups = new Map();
+  for (const { name, meaning } of keys) groups.set(meaning, [...(groups.get(meaning) ?? []), SIGNS[name] ?? name]);
   return keys.length ? [h("h3", {}, title), h("dl", { class: "keys" },
-    keys.map(({ name, meaning }) => [h("dt", {}, h("kbd", {}, name)), h("dd", {}, meaning)]))] : [];
+    [...groups].map(([meaning, names]) => [h("dt", {}, names.map((name) => h("kbd", {}, name))), h("dd", {}, meaning)]))] : [];
+}
+
+// What the keys of a pane do.
+export function keysOf(pane) {
+  return KEYS.filter((each) => each.pane === pane).map(({ meaning }) => meaning);
 }
 
 export function help(dialog) {

@@ -2,13 +2,18 @@
 import { onTheme } from "./theme.js";
 import { plotly } from "./transport.js";
 
-// The colour of a variable as the browser computes it: `light-dark(…)` means nothing to plotly.
+const known = new Map();
+onTheme(() => known.clear());
+
+// The colour of a variable as the browser computes it: `light-dark(…)` means nothing to plotly, nor to a canvas.
 export function colour(name) {
-  const probe = document.body.appendChild(document.createElement("i"));
-  probe.style.color = `var(${name})`;
-  const found = getComputedStyle(probe).color;
-  probe.remove();
-  return found;
+  if (!known.has(name)) {
+    const probe = document.body.appendChild(document.createElement("i"));
+    probe.style.color = `var(${name})`;
+    known.set(name, getComputedStyle(probe).color);
+    probe.remove();
+  }
+  return known.get(name);
 }
 
 function font() {
@@ -66,8 +71,10 @@ function stacked(layout, width) {
   return next;
 }
 
-// Draw a figure in `box`; the answer's `replace(figure)` draws another one in its place.
-export async function plot(box, figure) {
+// Draw a figure in `box`, which is called `name`; the answer's `replace(figure)` draws another one in its place.
+export async function plot(box, figure, name) {
+  box.setAttribute("role", "img");
+  box.setAttribute("aria-label", name);
   const Plotly = await plotly();
   let now = figure;
   const draw = () => Plotly.react(box, coloured(now.data), themed(stacked(now.layout, box.clientWidth), box.clientWidth),

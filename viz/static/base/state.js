@@ -42,6 +42,7 @@ export function hashOf(changes) {
 function writeHash(push) {
   // A page inside a notebook's frame has no address of its own to write to.
   if (location.protocol === "about:") return;
+  if (push) history.replaceState({ scrolled: window.scrollY }, "");   // for whoever comes back
   history[push ? "pushState" : "replaceState"](null, "", hashOf({}) === "#" ? location.pathname + location.search : hashOf({}));
 }
 

@@ -2,6 +2,7 @@
 import { h } from "./dom.js";
 
 const NAMES = ["auto", "light", "dark"];
+const SIGNS = { auto: "◐", light: "○", dark: "●" };
 const listeners = new Set();
 
 // Called after the colours have changed, until it answers false.
@@ -26,7 +27,7 @@ export function themeButton(button) {
   let name = NAMES.includes(remembered()) ? remembered() : "auto";
   const show = () => {
     apply(name);
-    button.replaceChildren(h("span", { "aria-hidden": "true" }, { auto: "◐", light: "○", dark: "●" }[name]));
+    button.replaceChildren(h("span", { "aria-hidden": "true" }, SIGNS[name]));
     button.setAttribute("aria-label", `Colours: ${name}`);
     button.title = `Colours: ${name}`;
   };

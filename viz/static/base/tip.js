@@ -54,7 +54,7 @@ export function rove(group, selector, first = 0) {
   const stop = (chosen) => items().forEach((item) => { item.tabIndex = item === chosen ? 0 : -1; });
   stop(items()[first] ?? items()[0]);
   group.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity }[event.key];
     const all = items();
     const at = all.indexOf(event.target);
     if (!step || at < 0 || event.ctrlKey || event.metaKey || event.altKey) return;

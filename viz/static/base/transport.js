@@ -6,9 +6,10 @@
 //
 // `ask(path)` remembers its answer, `fresh(path)` asks again; `act(name, body)` does something, `stream(…)` hears it being done.
 import { overFrame } from "./frame.js";
+import { Recent } from "./recent.js";
 
 const host = document.documentElement.dataset.host;
-const answers = new Map();
+const answers = new Recent(400);   // a card is some 20 kB
 export const frozen = host === "page";
 
 // A host: get(path, kind) → answer or null where there is none, post(path, body) → answer, lines(path, body, each, signal).
@@ -54,14 +55,19 @@ const server = {
 
 const source = host === "page" ? page : host === "frame" ? overFrame() : server;
 
-// The answer to a path, or null where there is none; asked for once.
+// What `make` promises, remembered under a path unless it fails.
+function remembered(path, make) {
+  const known = answers.get(path);
+  if (known) return known;
+  const answer = make();
+  answer.catch(() => answers.delete(path));
+  answers.set(path, answer);
+  return answer;
+}
+
+// The answer to a path, or null where there is none; asked for once as long as it is remembered.
 export function ask(path) {
-  if (!answers.has(path)) {
-    const answer = fresh(path);
-    answer.catch(() => answers.delete(path));
-    answers.set(path, answer);
-  }
-  return answers.get(path);
+  return remembered(path, () => fresh(path));
 }
 
 export function fresh(path) {
@@ -70,19 +76,14 @@ export function fresh(path) {
 
 // Forget what was remembered of paths that begin so; the next `ask` asks again.
 export function forget(start) {
-  for (const path of answers.keys()) if (path.startsWith(start)) answers.delete(path);
+  for (const path of [...answers.keys()]) if (path.startsWith(start)) answers.delete(path);
 }
 
 // One statistic of a store as a Float32Array: of all latents, or in a page of those that it carries, in the order of `stores/S`.
 export function column(store, name) {
   const path = `stores/${store}/columns/${name}`;
-  if (!answers.has(path)) {
-    const read = source.get(path, "bytes").then((data) => (data === null ? null
-      : Array.isArray(data) ? Float32Array.from(data, (value) => value ?? NaN) : new Float32Array(data)));
-    read.catch(() => answers.delete(path));
-    answers.set(path, read);
-  }
-  return answers.get(path);
+  return remembered(path, () => source.get(path, "bytes").then((data) => (data === null ? null
+    : Array.isArray(data) ? Float32Array.from(data, (value) => value ?? NaN) : new Float32Array(data))));
 }
 
 // What the list shows of some latents, by latent.

@@ -1,5 +1,5 @@
 // The circuit page: the picture, what is chosen in it, what is pinned, and sheets of tables, experiments and figures.
-import { choice, empty, facts, flat, h, number, words } from "../base/dom.js";
+import { choice, empty, facts, flat, h, number, tile, words } from "../base/dom.js";
 import { exports } from "../base/export.js";
 import { key } from "../base/keys.js";
 import { above, highlight, layerNames, legend, picture } from "./circuitPicture.js";
@@ -15,6 +15,7 @@ import { qkSheet } from "./qk.js";
 import { validationSheet } from "./validation.js";
 import { walk } from "./circuitWalk.js";
 import { ask, fresh, frozen } from "../base/transport.js";
+import { rove } from "../base/tip.js";
 import { on, set, state } from "../base/state.js";
 
 const SHEETS = [["paths", "Paths", (box, graph) => box.replaceChildren(...pathList(graph))], ["heads", "Heads", headsSheet], ["qk", "Attention scores", qkSheet],
@@ -36,10 +37,8 @@ for (const [name, meaning, run] of HERE) key(name, meaning, run, "circuit");
 
 function scores(graph) {
   return h("div", { class: "tiles", "data-testid": "scores" },
-    [["residual", graph.residual], ...Object.entries(graph.scores)].map(([name, value]) =>
-      h("div", { class: "tile" }, h("b", {}, name === "residual" && value ? value.toExponential(1) : number(value)), h("span", {}, words(name)))),
-    h("div", { class: "tile" }, h("b", {}, number(graph.counts.nodes)), h("span", {}, `nodes, ${number(graph.counts.drawn)} drawn`)),
-    h("div", { class: "tile" }, h("b", {}, number(graph.counts.edges)), h("span", {}, "edges")));
+    [["residual", graph.residual], ...Object.entries(graph.scores)].map(([name, value]) => tile(number(value), words(name))),
+    tile(number(graph.counts.nodes), `nodes, ${number(graph.counts.drawn)} drawn`), tile(number(graph.counts.edges), "edges"));
 }
 
 function slider(label, testid, range, value, change, told) {
@@ -149,10 +148,16 @@ async function chosenPart(box, graph, place) {
 }
 
 function sheets(graph, place) {
-  const [bar, body] = [h("div", { class: "sheet-tabs", role: "tablist", "aria-label": "Tables and figures" }), h("div", { class: "sheet", role: "tabpanel", tabindex: 0, "data-testid": "sheet" })];
+  const tabs = SHEETS.map(([each, title]) => h("button", { type: "button", role: "tab", id: `sheet-${each}`, "aria-controls": "sheet", "data-testid": `sheet-${each}`, onclick: () => set({ sheet: each }) }, title));
+  const bar = rove(h("div", { class: "sheet-tabs", role: "tablist", "aria-label": "Tables and figures" }, tabs), "button");
+  const body = h("div", { class: "sheet", id: "sheet", role: "tabpanel", tabindex: 0, "data-testid": "sheet" });
   const draw = async () => {
     const [name, , fill] = SHEETS.find(([each]) => each === state.sheet) ?? SHEETS[0];
-    bar.replaceChildren(...SHEETS.map(([each, title]) => h("button", { type: "button", role: "tab", "aria-selected": String(each === name), "data-testid": `sheet-${each}`, onclick: () => set({ sheet: each }) }, title)));
+    for (const tab of tabs) {
+      tab.setAttribute("aria-selected", String(tab.id === `sheet-${name}`));
+      tab.tabIndex = tab.id === `sheet-${name}` ? 0 : -1;
+    }
+    body.setAttribute("aria-labelledby", `sheet-${name}`);
     try {
       await fill(body, graph, place);
     } catch (error) {
@@ -207,4 +212,6 @@ async function pane(content, index) {
   return draw(content, index);
 }
 
-export const circuit = { name: "circuit", title: "Circuit", wanted: (index) => index.graphs.length > 0, draw: pane };
+const titled = (index) => { const graph = index.graphs[Math.min(state.graph, index.graphs.length - 1)]; return graph.prompt || graph.name; };
+
+export const circuit = { name: "circuit", title: "Circuit", wanted: (index) => index.graphs.length > 0, draw: pane, called: titled };

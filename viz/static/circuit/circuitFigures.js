@@ -13,7 +13,7 @@ async function figure(path, title, tools = null) {
   if (!answer) return null;
   if (!answer.data) return h("section", { class: "figure" }, h("div", { class: "head" }, h("h3", {}, title), tools), empty(answer.why ?? "There is no such figure."));
   const box = h("div", { class: "plot", "data-testid": `figure-${path.split("/")[3]}` });
-  requestAnimationFrame(() => plot(box, answer).catch((error) => box.replaceChildren(empty(error.message))));
+  requestAnimationFrame(() => plot(box, answer, title).catch((error) => box.replaceChildren(empty(error.message))));
   return h("section", { class: "figure" }, h("div", { class: "head" }, h("h3", {}, title), h("div", { class: "tools" }, tools, exports(title, { figure: () => ({ data: box.data, layout: box.layout }) }))), box);
 }
 

@@ -1,10 +1,10 @@
 // The picture of a circuit: tokens across, layers up, edges red where they raise their target and blue where they lower it.
-import { h, number } from "../base/dom.js";
+import { h } from "../base/dom.js";
 
-const [UNIT, BOTTOM, LABELS] = [22, 30, 62];   // px: least width of a cell, margin below, width of the layers' names
+const [UNIT, BOTTOM, LABELS] = [16, 30, 62];   // px: least width of a cell, margin below, width of the layers' names
 const [TALLEST, LEAST, MOST] = [860, 26, 42];   // px: wished height of all rows, of one row at least and at most
 
-export function shape(kind, size) {
+function shape(kind, size) {
   if (kind === "logit" || kind === "token") return h("rect", { x: -size, y: -size, width: 2 * size, height: 2 * size, rx: 2 });
   if (kind === "neuron") return h("polygon", { points: `0,${-1.25 * size} ${1.25 * size},0 0,${1.25 * size} ${-1.25 * size},0` });
   if (kind === "latent" || kind === "rest") return h("circle", { r: size });
@@ -127,8 +127,4 @@ export function between(graph, a, b) {
     if (edge) return { source: Number(other), target: Number(one), weight: edge[1] };
   }
   return null;
-}
-
-export function signed(value) {
-  return value > 0 ? `+${number(value)}` : number(value).replace(/^-/, "−");
 }

@@ -39,7 +39,7 @@ export function groups() {
   }).filter(({ nodes }) => nodes.length);
 }
 
-export function written(list) {
+function written(list) {
   return list.filter(({ nodes }) => nodes.length).map(({ label, nodes }) => `${encodeURIComponent(label.toWellFormed())}:${nodes.join(".")}`).join("|");
 }
 

@@ -3,9 +3,10 @@ import { empty, h, link, number } from "../base/dom.js";
 import { exports } from "../base/export.js";
 import { plot } from "../base/plots.js";
 import { anew } from "./circuitState.js";
-import { sortable, tableData } from "../base/sortable.js";
+import { orderKey, sortable, tableData } from "../base/sortable.js";
 import { ask, frozen } from "../base/transport.js";
 
+const [ORDER, RECURRING] = [orderKey("circuits_sort"), orderKey("recurring_sort")];
 const LEAVES = ["token", "error", "rest", "first", "bias", "position"];
 
 function shares(row) {
@@ -27,13 +28,13 @@ function table() {
     { title: "features", value: ({ features }) => features },
     { title: "nodes", value: ({ nodes }) => nodes },
     { title: "edges", value: ({ edges }) => edges },
-    { title: "residual", value: ({ residual }) => residual, show: ({ residual }) => (residual === null ? "–" : residual ? residual.toExponential(1) : "0"), note: "worst |value − sum| / sum of |weights|: 0 when the ledger closes" },
+    { title: "residual", value: ({ residual }) => residual, note: "worst |value − sum| / sum of |weights|: 0 when the ledger closes" },
     { title: "replacement", value: ({ replacement }) => replacement, note: "the tokens' share of all influence on leaves (strict)" },
     { title: "completeness", value: ({ completeness }) => completeness, note: "share of inputs that come from features and tokens (strict)" },
     { title: "influence ends in", value: ({ leaf_shares }) => leaf_shares.token ?? 0, show: shares, note: "tokens, errors, rest, first position, biases, positions; sorted by tokens" },
     { title: "validated", value: ({ validation }) => validation?.spearman ?? null, show: validated, note: "rank correlation of single ablations, where the file keeps a report" },
-    { title: "repl. (compatible)", value: ({ replacement_compatible }) => replacement_compatible, note: "as circuit-tracer computes it" },
-    { title: "compl. (compatible)", value: ({ completeness_compatible }) => completeness_compatible, note: "as circuit-tracer computes it" },
+    { title: "replacement, compatible", value: ({ replacement_compatible }) => replacement_compatible, note: "as circuit-tracer computes it" },
+    { title: "completeness, compatible", value: ({ completeness_compatible }) => completeness_compatible, note: "as circuit-tracer computes it" },
   ];
 }
 
@@ -48,19 +49,19 @@ function recurring(answer) {
   ];
   return h("section", {}, h("div", { class: "head" }, h("h2", {}, "Features that recur"), exports("recurring features", { table: () => tableData(columns, answer.recurring) })),
     h("p", { class: "quiet" }, "Latents of one dictionary, or neurons of one model, that are among the most influential of at least two of these circuits."),
-    answer.recurring.length ? sortable(columns, answer.recurring, { testid: "recurring" }) : empty("No feature is in two of these circuits."));
+    answer.recurring.length ? sortable(columns, answer.recurring, { key: RECURRING, name: "Features that recur", testid: "recurring" }) : empty("No feature is in two of these circuits."));
 }
 
 async function pane(content) {
   const answer = await ask("graphs");
-  if (!answer) return content.replaceChildren(empty("This page carries no table of its circuits."));
+  if (!answer) return content.replaceChildren(h("h1", {}, "Circuits"), empty("This page carries no table of its circuits."));
   const rows = answer.graphs.map((row, place) => ({ ...row, place }));
   const columns = table();
   const figure = frozen && !window.Plotly ? null : await ask("graphs/figures/dashboard");
   const box = figure?.data ? h("div", { class: "plot", "data-testid": "figure-dashboard" }) : null;
   content.replaceChildren(...[h("div", { class: "head" }, h("h1", {}, `${number(rows.length)} circuits`), exports("circuits", { table: () => tableData(columns, rows), json: () => answer.graphs })),
-    sortable(columns, rows, { testid: "circuits" }), h("ul", { class: "legend shares-legend" }, LEAVES.map((kind) => h("li", {}, h("i", { class: `swatch ${kind}` }), kind))), box, recurring(answer)].filter(Boolean));
-  if (box) requestAnimationFrame(() => plot(box, figure).catch((error) => box.replaceChildren(empty(error.message))));
+    sortable(columns, rows, { key: ORDER, name: "Circuits", testid: "circuits" }), h("ul", { class: "legend shares-legend" }, LEAVES.filter((kind) => rows.some((row) => row.leaf_shares[kind])).map((kind) => h("li", {}, h("i", { class: `swatch ${kind}` }), kind))), box, recurring(answer)].filter(Boolean));
+  if (box) requestAnimationFrame(() => plot(box, figure, "Scores of all circuits, and where their influence ends").catch((error) => box.replaceChildren(empty(error.message))));
   return undefined;
 }
 

@@ -1,11 +1,11 @@
 // Through which attention heads the edges of a circuit go: a table of heads, and the parts of one node's edges.
-import { empty, h, number } from "../base/dom.js";
+import { empty, h, number, signed } from "../base/dom.js";
 import { exports } from "../base/export.js";
-import { signed } from "./circuitPicture.js";
 import { called, known, name } from "./node.js";
-import { sortable, tableData } from "../base/sortable.js";
+import { orderKey, sortable, tableData } from "../base/sortable.js";
 import { ask } from "../base/transport.js";
 
+const ORDER = orderKey("heads_sort");
 const EDGES = 12;   // of one node
 
 function columns(graph) {
@@ -27,7 +27,7 @@ export async function headsSheet(box, graph, at) {
   const table = columns(graph);
   const first = answer.heads.slice(0, 200);
   return box.replaceChildren(h("div", { class: "head" }, h("p", { class: "quiet" }, `${number(answer.total)} splits of an edge over the heads of one layer. Each sum over heads and bypass is exact for its layer; layers are not to be added up.`),
-    exports("attention heads", { table: () => tableData(table, answer.heads) })), sortable(table, first, { testid: "heads", by: table[2] }));
+    exports("attention heads", { table: () => tableData(table, answer.heads) })), sortable(table, first, { key: ORDER, name: "Attention heads", testid: "heads", by: "-|sum|" }));
 }
 
 // The parts through heads of the edges into one node.

@@ -1,6 +1,6 @@
 // One node of a circuit in words: its numbers, what goes in, what goes out; and the strongest paths.
-import { h, link, number } from "../base/dom.js";
-import { between, signed } from "./circuitPicture.js";
+import { h, link, number, signed } from "../base/dom.js";
+import { between } from "./circuitPicture.js";
 import { frozen } from "../base/transport.js";
 import { set } from "../base/state.js";
 
@@ -68,7 +68,7 @@ export function targetList(graph) {
   if (!graph.targets.length) return [];
   const most = Math.max(...graph.targets.map(([, weight]) => Math.abs(weight ?? 0)), 1e-12);
   const rows = [...graph.targets].sort((a, b) => (b[1] ?? 0) - (a[1] ?? 0));
-  return [h("h3", {}, "Targets"), h("table", { class: "edges", "data-testid": "targets" }, h("tbody", {}, rows.map(([id, weight]) => h("tr", { class: "target" }, h("td", {}, name(graph, id)),
+  return [h("h2", {}, "Targets"), h("table", { class: "edges", "data-testid": "targets" }, h("tbody", {}, rows.map(([id, weight]) => h("tr", { class: "target" }, h("td", {}, name(graph, id)),
     h("td", { class: "num" }, h("i", { class: "bar", style: { width: `${(Math.abs(weight ?? 0) / most) * 40}px` } }), number(weight))))))];
 }
 

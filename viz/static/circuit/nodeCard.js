@@ -1,16 +1,15 @@
 // The feature card of a chosen latent, small, beside the circuit: label, examples, logits.
 import { h, number } from "../base/dom.js";
+import { around, heat, line } from "../base/tokens.js";
 import { act, ask, can, forget } from "../base/transport.js";
 
 const [EXAMPLES, BEFORE, AFTER, LOGITS] = [5, 9, 4, 6];   // examples, tokens on each side of the one that fires, logits of each side
 
 function example(one, most) {
-  const [from, to] = [Math.max(one.focus - BEFORE, 0), Math.min(one.focus + AFTER + 1, one.tokens.length)];
-  return h("li", {}, h("span", { class: "num" }, number(one.value)), h("span", { class: "text" }, one.tokens.slice(from, to).map((token, offset) => {
-    const value = one.values[from + offset] ?? 0;
-    const share = value > 0 ? 12 + 70 * Math.min(value / most, 1) : 0;
-    return h("span", { class: from + offset === one.focus ? "t focus" : "t", title: value ? `activation ${number(value)}` : null,
-      style: share ? { "--heat-share": `${share.toFixed(0)}%` } : {} }, token);
+  return h("li", {}, h("span", { class: "num" }, number(one.value)), h("span", { class: "text" }, line(one.tokens.length, around(one.focus, one.tokens.length, BEFORE, AFTER), (place) => {
+    const value = one.values[place] ?? 0;
+    const share = heat(value, most);
+    return h("span", { class: place === one.focus ? "t focus" : "t", title: value ? `activation ${number(value)}` : null, style: share ? { "--heat-share": share } : {} }, one.tokens[place]);
   })));
 }
 

@@ -1,7 +1,7 @@
 // The pinned part of a circuit: a small picture of pins and groups with their summed weights, and the list in which they are edited.
-import { h, number } from "../base/dom.js";
+import { h, number, pressed, signed } from "../base/dom.js";
 import { exports } from "../base/export.js";
-import { clip, signed } from "./circuitPicture.js";
+import { clip } from "./circuitPicture.js";
 import { addGroup, clear, dissolve, groups, items, pins, rename, takeGroups, toggle } from "./circuitState.js";
 import { called, known, name, place } from "./node.js";
 import { forbidden, joined } from "./supernodes.js";
@@ -74,8 +74,8 @@ function picture(graph, list, answer, width) {
     placed.map(({ item, x, y, width: wide }) => {
       const kind = graph.nodes[item.nodes[0]]?.kind ?? "rest";
       const choose = () => item.nodes.length === 1 && set({ node: item.nodes[0] }, { push: true });
-      return h("g", { class: `box ${kind}${item.nodes.length > 1 ? " many" : ""}${item.nodes.includes(state.node) ? " chosen" : ""}`, transform: `translate(${x},${y})`, tabindex: 0, role: "button",
-        "data-testid": "pinned-box", "aria-label": `${title(graph, item)}, ${under(graph, item)}`, onclick: choose, onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(); } } },
+      return h("g", { class: `box ${kind}${item.nodes.length > 1 ? " many" : ""}${item.nodes.includes(state.node) ? " chosen" : ""}`, transform: `translate(${x},${y})`,
+        "data-testid": "pinned-box", "aria-label": `${title(graph, item)}, ${under(graph, item)}`, ...pressed(choose) },
       item.nodes.length > 1 ? h("rect", { x: 4, y: -4, width: wide, height: BOX, rx: 7, class: "behind" }) : null,
       h("rect", { width: wide, height: BOX, rx: 7 }), h("rect", { width: 5, height: BOX, rx: 2.5, class: "stripe" }),
       h("text", { x: 14, y: 16, class: "name" }, clip(title(graph, item), wide - 22)), h("text", { x: 14, y: 30, class: "under" }, clip(under(graph, item), (wide - 22) * 1.15)), h("title", {}, title(graph, item)));

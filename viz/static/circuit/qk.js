@@ -1,7 +1,6 @@
 // Why a head looks where it looks: its score as a table over pairs of nodes, and over pairs of positions. Needs the model.
-import { empty, h, number } from "../base/dom.js";
+import { empty, h, number, signed } from "../base/dom.js";
 import { exports } from "../base/export.js";
-import { signed } from "./circuitPicture.js";
 import { act, can } from "../base/transport.js";
 import { set } from "../base/state.js";
 

@@ -1,11 +1,11 @@
 // Is it real? The pinned features are ablated in the model, and what the graph predicts stands beside what was measured.
-import { empty, h, number } from "../base/dom.js";
+import { empty, h, number, pressed, signed } from "../base/dom.js";
 import { exports } from "../base/export.js";
-import { signed } from "./circuitPicture.js";
 import { pinned } from "./circuitState.js";
 import { name, called } from "./node.js";
 import { act, can } from "../base/transport.js";
 import { set } from "../base/state.js";
+import { rove } from "../base/tip.js";
 
 const [SIDE, EDGE, SUGGESTED] = [320, 42, 24];   // px: the picture and its margin; features that are tested when none is pinned
 const last = new Map();   // circuit → its latest report, so that leaving the sheet loses nothing
@@ -28,16 +28,17 @@ function scatter(graph, report) {
   const pad = (high - low || 1) * 0.06;
   const at = (value) => EDGE + ((value - low + pad) / (high - low + 2 * pad)) * (SIDE - EDGE - 8);
   const up = (value) => SIDE - at(value);
-  return h("svg", { viewBox: `0 0 ${SIDE} ${SIDE}`, class: "effects-picture", "data-testid": "scatter", role: "img", "aria-label": `Predicted against measured changes of ${report.nodes.length} features` },
+  const says = (id, place) => `${called(graph, id)}: predicted ${signed(report.predicted[place])}, measured ${signed(report.measured[place])}`;
+  return rove(h("svg", { viewBox: `0 0 ${SIDE} ${SIDE}`, class: "effects-picture", "data-testid": "scatter", role: "group", "aria-label": `Predicted against measured changes of ${report.nodes.length} features; arrow keys move between them` },
     h("line", { x1: at(low), y1: up(low), x2: at(high), y2: up(high), class: "diagonal" }),
     h("line", { x1: at(0), x2: at(0), y1: 8, y2: SIDE - EDGE, class: "zero" }), h("line", { x1: EDGE, x2: SIDE - 8, y1: up(0), y2: up(0), class: "zero" }),
     [low, 0, high].filter((value, place) => place !== 1 || (value > low + 2 * pad && value < high - 2 * pad)).map((tick) => [h("text", { x: at(tick), y: SIDE - EDGE + 16, "text-anchor": "middle" }, number(tick)), h("text", { x: EDGE - 5, y: up(tick) + 4, "text-anchor": "end" }, number(tick))]),
     controls.map(([x, y]) => (x === null || y === null ? null : h("circle", { cx: at(x), cy: up(y), r: 2, class: "effect control" }))),
     report.nodes.map((id, place) => (report.predicted[place] === null || report.measured[place] === null ? null
-      : h("circle", { cx: at(report.predicted[place]), cy: up(report.measured[place]), r: 4.5, class: `effect ${graph.nodes[id]?.kind ?? ""}`, onclick: () => set({ node: id }, { push: true }) },
-        h("title", {}, `${called(graph, id)}: predicted ${signed(report.predicted[place])}, measured ${signed(report.measured[place])}`)))),
+      : h("circle", { cx: at(report.predicted[place]), cy: up(report.measured[place]), r: 4.5, class: `effect ${graph.nodes[id]?.kind ?? ""}`, "aria-label": says(id, place), ...pressed(() => set({ node: id }, { push: true })) },
+        h("title", {}, says(id, place))))),
     h("text", { x: (SIDE + EDGE) / 2, y: SIDE - 6, "text-anchor": "middle" }, "predicted change of the target"),
-    h("text", { x: 10, y: (SIDE - EDGE) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(SIDE - EDGE) / 2})` }, "measured"));
+    h("text", { x: 10, y: (SIDE - EDGE) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(SIDE - EDGE) / 2})` }, "measured")), "[role=button]");
 }
 
 function together(report) {

@@ -1,5 +1,5 @@
 // Two stores side by side: two dictionaries, two checkpoints of one run, or two models on one text.
-import { choice, empty, h, number } from "../base/dom.js";
+import { choice, empty, h, number, refill, segments } from "../base/dom.js";
 import { job } from "../base/job.js";
 import { key } from "../base/keys.js";
 import { pairBox } from "./comparePair.js";
@@ -52,17 +52,13 @@ function pairUp() {
   if (shown.pair) pairBox(shown.pair, { ...shown.ends, answer: shown.answer, method: shown.method, partnerOf });
 }
 
-function segments(label, names, current, pick, testid) {
-  return h("div", { class: "segments", role: "group", "aria-label": label }, Object.entries(names).map(([name, text]) => h("button", { type: "button", "aria-pressed": String(name === current), "data-testid": `${testid}-${name}`, onclick: () => pick(name) }, text)));
-}
-
 function header(index, { a, b }, answer, method) {
   const names = index.stores.map((store) => store.name);
   const both = (letter, { latents, site, model, tokens }) => h("p", { class: "quiet compare-about" }, h("i", { class: `dot side-${letter}`, "aria-hidden": "true" }), h("b", {}, letter.toUpperCase()), ` ${number(latents)} latents, ${site}, ${model}, ${number(tokens)} tokens`);
-  return [h("div", { class: "tools compare-head" }, choice("A", names, a, (store) => set({ store, compare_with: store === b ? a : b, latent: null, compare_partner: null }, { push: true })),
+  return [h("div", { class: "head" }, h("h1", {}, "Compare"), h("div", { class: "tools" }, choice("A", names, a, (store) => set({ store, compare_with: store === b ? a : b, latent: null, compare_partner: null }, { push: true })),
     h("button", { type: "button", "data-testid": "compare-swap", title: "swap A and B (x)", "aria-label": "Swap A and B", onclick: swap }, "⇄"),
     choice("B", names, b, (store) => set({ compare_with: store, store: store === a ? b : a, latent: null, compare_partner: null }, { push: true })),
-    h("span", { class: "choice" }, h("span", {}, "Match by")), segments("Match by", METHODS, method, (name) => set({ compare_by: name }), "compare-by")),
+    h("span", { class: "choice" }, h("span", {}, "Match by")), segments("Match by", METHODS, method, (name) => set({ compare_by: name }), "compare-by"))),
   h("div", { class: "compare-ends" }, both("a", answer.a), both("b", answer.b)),
   method === "cosine" && !answer.is_site && answer.methods.cosine.found ? h("p", { class: "quiet", "data-testid": "compare-sites" }, "A and B write different places: their directions lie in one space only as far as the model's residual stream is one.") : null];
 }
@@ -108,18 +104,18 @@ async function draw(content, index) {
   const ends = chosen(index);
   if (state.store !== ends.a || state.compare_with !== ends.b) Object.assign(state, { store: ends.a, compare_with: ends.b });
   const answer = await ask(`compare/${ends.a}/${ends.b}`);
-  if (!answer) return content.replaceChildren(empty("This page carries no comparison of these two."));
+  if (!answer) return content.replaceChildren(h("h1", {}, "Compare"), empty("This page carries no comparison of these two."));
   const method = methodOf(answer);
   const table = await compareTable(ends.a, ends.b, method, answer);
   if (ends.a !== state.store || ends.b !== state.compare_with) return undefined;
   Object.assign(shown, { ends, answer, method, table });
   const text = bothOnText(ends, answer, (latent) => partnerOf(latent));
-  if (!table) return content.replaceChildren(...[h("h1", { class: "compare-hidden" }, "Compare"), ...header(index, ends, answer, method), unknown(ends, answer, method), text].flat().filter(Boolean));
+  if (!table) return refill(content, header(index, ends, answer, method), unknown(ends, answer, method), text);
   shown.view = tableOf(table, `${answer.a.name} beside ${answer.b.name}`);
   Object.assign(shown, { summary: h("div"), controls: h("div", { class: "tools compare-controls" }), pair: h("section", { class: "compare-pair", "aria-label": "The pair", "data-testid": "compare-pair" }) });
   controls();
   retell();
-  content.replaceChildren(...[h("h1", { class: "compare-hidden" }, "Compare"), ...header(index, ends, answer, method), shown.summary, text, shown.controls, h("div", { class: "compare-split" }, shown.view.element, shown.pair)].filter(Boolean));
+  refill(content, header(index, ends, answer, method), shown.summary, text, shown.controls, h("div", { class: "compare-split" }, shown.view.element, shown.pair));
   requestAnimationFrame(() => { shown.view?.refresh(level()); pairUp(); });
   return undefined;
 }

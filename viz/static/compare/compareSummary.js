@@ -1,6 +1,6 @@
 // How alike two dictionaries are as a whole: shares matched both ways, one histogram of best matches, what chance gives.
 import { exports } from "../base/export.js";
-import { h, number } from "../base/dom.js";
+import { h, number, percent } from "../base/dom.js";
 
 const [WIDE, TALL] = [560, 130];
 
@@ -10,7 +10,7 @@ function steps(counts, most) {
 }
 
 // Shares of each side's latents by their best score, so that sides of different size can be compared.
-export function histogram(found, method, names) {
+function histogram(found, method, names) {
   const shares = ["a", "b"].map((side) => found[side].counts.map((count) => count / Math.max(found[side].latents, 1)));
   const most = Math.max(...shares.flat(), 1e-9);
   const chance = found.floor.q99;
@@ -25,7 +25,7 @@ export function histogram(found, method, names) {
 }
 
 function share(part, whole) {
-  return whole ? `${number(Number(((100 * part) / whole).toPrecision(3)))} %` : "–";
+  return percent(whole ? part / whole : null);
 }
 
 export function summary(answer, method, level) {
@@ -42,7 +42,8 @@ export function summary(answer, method, level) {
       h("tbody", {}, lines.map(([name, ...cells]) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", {}, cell)))),
         h("tr", {}, h("th", { scope: "row" }, "each other's best"), h("td", { colspan: 2 }, `${number(found.mutual)} pairs, ${number(found.mutual_above[1])} above ${levels[1]}`)),
         h("tr", {}, h("th", { scope: "row", title: "strongest pair first, each latent once" }, "one to one (greedy)"), h("td", { colspan: 2 }, `${number(found.pairs)} pairs, ${number(found.pairs_above[1])} above ${levels[1]}`)))),
-    h("figure", {}, figure, h("figcaption", {}, h("span", {}, `Best ${method} of each latent with the other store, as a share of those that fire. `, chanceText(found, method)), exports(`best ${method}`, { svg: () => figure, table }))));
+    h("figure", {}, h("div", { class: "head" }, h("h2", {}, `Best ${method} of each latent`), exports(`best ${method}`, { svg: () => figure, table })), figure,
+      h("figcaption", {}, h("span", {}, "With the other store, as a share of the latents that fire. ", chanceText(found, method)))));
 }
 
 function unmatched({ counts, latents }, edges, level) {

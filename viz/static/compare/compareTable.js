@@ -4,6 +4,7 @@ import { h, number } from "../base/dom.js";
 import { rolling, ROW } from "../base/list.js";
 import { ask, column, frozen, rows } from "../base/transport.js";
 import { set, state } from "../base/state.js";
+import { calling } from "../base/tokens.js";
 
 export const SHOWS = { all: "all", mutual: "each other's best", pair: "one to one", unmatched: "only in A" };
 export const METHODS = { cosine: "cosine", correlation: "correlation" };
@@ -38,7 +39,7 @@ export function entry(table, place) {
 }
 
 // The places that are shown, in order. Latents that never fire are left out.
-export function arranged(table, level) {
+function arranged(table, level) {
   const { values } = table;
   const keep = { all: () => true, mutual: (place) => values.mutual[place] === 1, pair: (place) => !Number.isNaN(values.pair[place]),
     unmatched: (place) => !(values.score[place] > level) }[state.compare_show] ?? (() => true);
@@ -56,13 +57,9 @@ export function arranged(table, level) {
   });
 }
 
-// What a latent is called: its label, else the text of its strongest example.
-export function nameOf(table, side, latent) {
+function nameOf(table, side, latent) {
   const row = table.texts[side][latent];
-  const label = row?.label ?? table.labels[side][latent];
-  if (label) return h("span", { class: "label" }, h("bdi", {}, label));
-  if (!row?.token) return h("span", { class: "label sample" }, "");
-  return h("span", { class: "label sample" }, h("bdi", {}, [...row.before].slice(-12).join(""), h("b", {}, row.token), row.after));
+  return calling(row?.label ?? table.labels[side][latent], row, 10, "cell");
 }
 
 async function learn(table, shown) {
@@ -104,8 +101,8 @@ export function tableOf(table, title) {
     return h("div", { class: "compare-row", role: "row", "data-testid": "compare-row", "data-latent": one.latent, "aria-selected": String(one.latent === state.latent), "aria-rowindex": at + 1, style: { top: `${top}px`, height: `${ROW}px` },
       onclick: () => set({ latent: one.latent, compare_partner: null }, { push: true }) },
     h("span", { role: "cell", class: "id" }, one.latent), nameOf(table, "a", one.latent),
-    h("span", { role: "cell", class: "id" }, one.partner === null ? "–" : one.partner, one.mutual ? h("span", { class: "compare-mutual", title: "each other's best" }, " ⇄") : ""),
-    one.partner === null ? h("span", { class: "label sample" }, "no partner") : nameOf(table, "b", one.partner),
+    h("span", { role: "cell", class: "id" }, one.partner === null ? "–" : one.partner, one.mutual ? h("span", { role: "img", "aria-label": "each other's best", title: "each other's best" }, " ⇄") : ""),
+    one.partner === null ? h("span", { class: "label sample", role: "cell" }, "no partner") : nameOf(table, "b", one.partner),
     h("span", { role: "cell", class: "num strong" }, shownNumber(one.score)), h("span", { role: "cell", class: "num" }, shownNumber(pair?.[other])), h("span", { role: "cell", class: "num" }, ratioText(one.ratio)));
   };
   const list = rolling(scroll, tall, () => made.places.length, row);

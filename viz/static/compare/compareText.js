@@ -4,6 +4,7 @@ import { h, link, number } from "../base/dom.js";
 import { job } from "../base/job.js";
 import { act, can } from "../base/transport.js";
 import { declare, set, state } from "../base/state.js";
+import { spaced } from "../base/tokens.js";
 
 const ASKED = 64;        // latents of each side on a token that are asked for: a partner may fire weakly
 const TOP = 16;          // of these, how many are shown
@@ -47,7 +48,7 @@ function strip(tokens, pick) {
     pick(Math.min(Math.max((state.compare_token ?? -1) + by, 0), tokens.length - 1), true);
   };
   return h("div", { class: "compare-tokens", role: "listbox", "aria-label": "Tokens of the text", "aria-orientation": "horizontal", onkeydown }, tokens.map((text, place) => h("span", { role: "option", class: "compare-token", "data-testid": "compare-token", "data-place": place,
-    tabindex: place === (state.compare_token ?? 0) ? 0 : -1, "aria-selected": String(place === state.compare_token), onclick: () => pick(place === state.compare_token ? null : place) }, text.replace(/^␣(?=[^␣])/, " "))));
+    tabindex: place === (state.compare_token ?? 0) ? 0 : -1, "aria-selected": String(place === state.compare_token), onclick: () => pick(place === state.compare_token ? null : place) }, spaced(text))));
 }
 
 // The section, or null where this host cannot run the models.

@@ -1,15 +1,17 @@
 // What the latent does to the prediction at each shown token: the change of the loss without it, and of the logits.
 //
 // Asked for after the card is shown, because it needs the model; kept for as long as the page is open.
-import { h, number } from "../base/dom.js";
+import { h, signed } from "../base/dom.js";
+import { Recent } from "../base/recent.js";
 import { act, can } from "../base/transport.js";
 
-const KNOWN = new Map();   // "store latent" → { rows: Map(row → effect), note }
+const KNOWN = new Recent(100);   // "store latent" → { rows: Map(row → effect), note }
 
 function known(store, latent) {
   const name = `${store} ${latent}`;
-  if (!KNOWN.has(name)) KNOWN.set(name, { rows: new Map(), note: "" });
-  return KNOWN.get(name);
+  const found = KNOWN.get(name) ?? { rows: new Map(), note: "" };
+  KNOWN.set(name, found);
+  return found;
 }
 
 // The effects of one example, or null where they were not asked for.
@@ -21,8 +23,8 @@ export function effectOf(store, latent, row) {
 export function underline(spans, effect) {
   if (!effect) return;
   const most = Math.max(...effect.loss.map((value) => Math.abs(value ?? 0)), 0.05);
-  spans.forEach((span, place) => {
-    const value = effect.loss[Number(span.dataset.place ?? place)] ?? 0;
+  spans.forEach((span) => {
+    const value = effect.loss[Number(span.dataset.place)] ?? 0;
     if (Math.abs(value) < 0.005) return;
     span.classList.add(value > 0 ? "helps" : "hurts");
     span.style.setProperty("--loss-share", `${(25 + (75 * Math.abs(value)) / most).toFixed(0)}%`);
@@ -30,14 +32,14 @@ export function underline(spans, effect) {
 }
 
 function changes(title, pairs) {
-  return pairs?.length ? h("div", {}, h("b", {}, title), pairs.slice(0, 5).map(([token, value]) => h("span", { class: "tip-logit" }, h("bdi", {}, token), ` ${value > 0 ? "+" : ""}${number(value)}`))) : null;
+  return pairs?.length ? h("div", {}, h("b", {}, title), pairs.slice(0, 5).map(([token, value]) => h("span", { class: "tip-logit" }, h("bdi", {}, token), ` ${signed(value)}`))) : null;
 }
 
 // The lines of a token's tip.
 export function effectLines(effect, place) {
   if (!effect) return null;
   const loss = effect.loss[place];
-  return [loss === null || loss === undefined ? null : h("div", {}, `loss without it ${loss > 0 ? "+" : ""}${number(loss)} nats: this token is predicted ${loss > 0 ? "better" : "worse"} with it`),
+  return [loss === null || loss === undefined ? null : h("div", {}, `loss without it ${signed(loss)} nats: this token is predicted ${loss > 0 ? "better" : "worse"} with it`),
     changes("raises here", effect.up?.[place]), changes("lowers here", effect.down?.[place])];
 }
 

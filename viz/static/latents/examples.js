@@ -1,36 +1,35 @@
 // Examples of a latent: its strongest, or by interval of the activation; coloured by activation, with words on each token.
 import { effectLines, effectOf, effectsButton, underline } from "./effects.js";
 import { exports } from "../base/export.js";
-import { empty, h, link, number } from "../base/dom.js";
+import { empty, h, link, number, percent, refill, segments } from "../base/dom.js";
 import { rove, tipped } from "../base/tip.js";
+import { around, heat, line } from "../base/tokens.js";
 import { ask } from "../base/transport.js";
 import { set, state } from "../base/state.js";
 
 const AROUND = 14;   // tokens shown on each side of the one that fired, until the example is opened
-export const KINDS = { top: "strongest", width: "equal width", count: "equal count", log: "equal ratio" };
+const KINDS = { top: "strongest", width: "equal width", count: "equal count", log: "equal ratio" };
 
 // The kinds of examples that this store offers.
-export function kindsOf(about) {
+function kindsOf(about) {
   return ["top", ...(about.intervals ?? [])];
 }
 
 function token(one, place, context) {
   const value = one.values[place] ?? 0;
-  const heat = value > 0 ? 12 + 70 * Math.min(value / context.most, 1) : 0;
+  const share = heat(value, context.most);
   const span = h("span", { class: place === one.focus ? "t focus" : "t", "data-value": number(value), "data-place": place,
-    style: heat ? { "--heat-share": `${heat.toFixed(0)}%` } : {} }, one.tokens[place]);
+    style: share ? { "--heat-share": share } : {} }, one.tokens[place]);
   return tipped(span, () => [h("div", {}, h("b", {}, h("bdi", {}, one.tokens[place].trim() || one.tokens[place])), ` activation ${number(value)}`),
     effectLines(effectOf(context.store, context.latent, one.row), place)]);
 }
 
 function text(one, context, whole) {
-  const from = whole ? 0 : Math.max(one.focus - AROUND, 0);
-  const to = whole ? one.tokens.length : Math.min(one.focus + AROUND + 1, one.tokens.length);
-  const spans = one.tokens.slice(from, to).map((_, offset) => token(one, from + offset, context));
-  underline(spans, effectOf(context.store, context.latent, one.row));
-  const line = h("p", { class: "text", role: "group", "aria-label": `Example in document ${one.document}; arrow keys move between its tokens` },
-    from > 0 ? "… " : "", spans, to < one.tokens.length ? " …" : "");
-  return rove(line, ".t", one.focus - from);
+  const part = whole ? [0, one.tokens.length] : around(one.focus, one.tokens.length, AROUND);
+  const shown = h("p", { class: "text", role: "group", "aria-label": `Example in document ${one.document}; arrow keys move between its tokens` },
+    line(one.tokens.length, part, (place) => token(one, place, context)));
+  underline(shown.querySelectorAll(".t"), effectOf(context.store, context.latent, one.row));
+  return rove(shown, ".t", one.focus - part[0]);
 }
 
 function example(one, context) {
@@ -51,7 +50,7 @@ function groupHead(one) {
   const about = `${number(one.low)} to ${number(one.high)}`;
   const firings = one.count === 1 ? "firing" : "firings";
   const count = one.error === null ? `${number(one.count)} ${firings}` : `about ${number(one.count)} ± ${number(one.error)} ${firings}`;
-  return h("h3", {}, about, h("small", {}, ` · ${count} · ${number(100 * (one.share ?? 0))} %`));
+  return h("h3", {}, about, h("small", {}, ` · ${count} · ${percent(one.share ?? 0)}`));
 }
 
 function groups(answer, context) {
@@ -79,9 +78,9 @@ export function examplesSection(answer, store, latent, about, most) {
   const redraw = () => context.redraw.forEach((draw) => draw());
   const fill = (parts, list) => {
     shown = list;
-    body.replaceChildren(...[parts].flat(Infinity));
-    tools.replaceChildren(...[kinds.length > 1 ? picker(kinds) : null, effectsButton(store, latent, () => shown.map(([, one]) => one), redraw),
-      shown.length ? exports(`latent ${latent} examples`, { table: () => table(shown), json: () => shown.map(([interval, one]) => ({ interval, ...one })) }) : null].filter(Boolean));
+    refill(body, parts);
+    refill(tools, kinds.length > 1 ? picker(kinds) : null, effectsButton(store, latent, () => shown.map(([, one]) => one), redraw),
+      shown.length ? exports(`latent ${latent} examples`, { table: () => table(shown), json: () => shown.map(([interval, one]) => ({ interval, ...one })) }) : null);
   };
   const draw = async () => {
     context.redraw = [];
@@ -101,8 +100,8 @@ export function examplesSection(answer, store, latent, about, most) {
 }
 
 function picker(kinds) {
-  return h("div", { class: "segments", role: "group", "aria-label": "Examples by" }, kinds.map((kind) => h("button", { type: "button", "aria-pressed": String((state.intervals || "top") === kind),
-    "data-testid": `examples-${kind}`, title: kind === "top" ? "the strongest, one per document block" : SAYS[kind], onclick: () => set({ intervals: kind }) }, KINDS[kind])));
+  const names = Object.fromEntries(kinds.map((kind) => [kind, KINDS[kind]]));
+  return segments("Examples by", names, kinds.includes(state.intervals) ? state.intervals : "top", (intervals) => set({ intervals }), "examples", { top: "the strongest, one per document block", ...SAYS });
 }
 
 export function nextKind(about) {

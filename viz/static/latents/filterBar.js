@@ -50,7 +50,7 @@ function form(table) {
 
 export function filterBar(table) {
   const filters = readFilters(state.filter);
-  const more = h("details", { class: "adding", open: bar.open, ontoggle: () => { bar.open = more.open; } }, h("summary", { "data-testid": "filter-open" }, "Filter"), form(table));
+  const more = h("details", { class: "bare adding", open: bar.open, ontoggle: () => { bar.open = more.open; } }, h("summary", { "data-testid": "filter-open" }, "Filter"), form(table));
   return h("div", { class: "tools" }, more, filters.map((_, at) => chip(filters, at)),
     filters.length > 1 ? h("button", { type: "button", class: "small", onclick: () => set({ filter: "" }, { push: true }) }, "Clear") : null);
 }

@@ -31,10 +31,12 @@ function step(by) {
   set({ latent: pane.table.latents[next], example: null });
 }
 
+pane.step = step;
+
 async function openCard() {
   if (state.latent === null) step(0);
   await pane.shown;
-  document.querySelector(".card h1")?.focus();
+  document.querySelector(".card-title")?.focus();
 }
 
 // Ask for the cards on both sides of the shown one, so that the next key finds them here.
@@ -120,4 +122,4 @@ key("/", "search latents", async () => {
   box()?.focus();
 });
 
-export const latents = { name: "latents", title: "Latents", wanted: (index) => index.stores.length > 0, draw };
+export const latents = { name: "latents", title: "Latents", wanted: (index) => index.stores.length > 0, draw, called: () => (state.latent === null ? null : `Latent ${state.latent}`) };

@@ -7,15 +7,17 @@ import { find, kindsHere, KINDS } from "./find.js";
 import { arranged, pane, shownColumns, sortName, sortsDown } from "./latentsTable.js";
 import { frozen, rows } from "../base/transport.js";
 import { set, state } from "../base/state.js";
+import { calling } from "../base/tokens.js";
+
+const MOST_ROWS = 3000;   // that are remembered
 
 function row(table, at, top) {
   const place = pane.places[at];
   const latent = table.latents[place];
-  const [label, shown] = [table.labelOf(latent), table.rows[latent]];
   return h("div", { class: "row", role: "row", id: `latent-${latent}`, "data-testid": "latent-row", "data-latent": latent, style: { top: `${top}px` },
     "aria-rowindex": at + 2, "aria-selected": String(latent === state.latent), onclick: () => set({ latent, example: null }, { push: true }) },
-  h("span", { role: "gridcell", class: "id" }, latent, table.starOf(latent) ? h("span", { class: "star", "aria-label": "starred" }, "★") : ""),
-  h("span", { role: "gridcell", class: label ? "label" : "label sample" }, label ?? (shown ? [shown.before, h("b", {}, shown.token), shown.after] : "")),
+  h("span", { role: "gridcell", class: "id" }, latent, table.starOf(latent) ? h("span", { class: "star", role: "img", "aria-label": "starred" }, "★") : ""),
+  calling(table.labelOf(latent), table.rows[latent], 24, "gridcell"),
   shownColumns(table).map((name) => h("span", { role: "gridcell", class: "num" }, number(readable(table.columns[name]?.[place])))));
 }
 
@@ -75,18 +77,36 @@ function sorting(table) {
   return choice("Sort by", sorts.map((name) => words(name) || "best match"), Math.max(sorts.indexOf(sortName()), 0), (place) => set({ sort: sorts[place] ? `-${sorts[place]}` : "" }));
 }
 
+// Remember rows; when there are many, those in sight only.
+function keep(table, seen, found) {
+  if (Object.keys(table.rows).length > MOST_ROWS) {
+    const near = Array.from(pane.places.slice(seen.first, seen.last), (place) => table.latents[place]).filter((latent) => latent in table.rows);
+    table.rows = Object.fromEntries(near.map((latent) => [latent, table.rows[latent]]));
+  }
+  Object.assign(table.rows, found);
+}
+
+// Up and down are those of the list while the focus is on it.
+function arrows(event) {
+  const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!by || event.target !== event.currentTarget || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  event.stopPropagation();
+  pane.step(by);
+}
+
 export function listOf(table, index) {
   const [count, told, head, filters] = [h("p", { class: "quiet", "data-testid": "latent-count", role: "status" }), h("p", { class: "quiet told", "data-testid": "search-why" }), h("div", { class: "heading", role: "rowgroup" }), h("div", { class: "filters" })];
   const tall = h("div", { class: "tall", role: "rowgroup" });
   const scroll = h("div", { class: "rows", onscroll: () => draw() }, tall);
-  const grid = h("div", { role: "grid", class: "table", tabindex: 0, "aria-label": "Latents; j and k move, Enter opens", "data-testid": "latent-table" }, head, scroll);
+  const grid = h("div", { role: "grid", class: "table", tabindex: 0, "aria-label": "Latents; arrow keys move, Enter opens", "data-testid": "latent-table", onkeydown: arrows }, head, scroll);
   const roll = rolling(scroll, tall, () => pane.places.length, (at, top) => row(table, at, top));
   let waiting = null;
   const fetchRows = (seen) => {
     const missing = Array.from(pane.places.slice(seen.first, seen.last), (place) => table.latents[place]).filter((latent) => !(latent in table.rows));
-    if (missing.length && !frozen) rows(table.store, missing.slice(0, 100)).then((found) => { Object.assign(table.rows, found); roll.refill(); }, () => {});
+    if (missing.length && !frozen) rows(table.store, missing.slice(0, 100)).then((found) => { keep(table, seen, found); roll.refill(); }, () => {});
   };
-  const draw = () => fetchSoon(roll.refill());
+  const draw = () => { fetchSoon(roll.refill()); pointed(); };
   const fetchSoon = (seen) => {
     clearTimeout(waiting);
     waiting = setTimeout(() => fetchRows(seen), 40);   // not for what a dragged scroll bar only passes
@@ -107,10 +127,13 @@ export function listOf(table, index) {
   };
   pane.page = roll.page;
   pane.redraw = draw;
+  const pointed = () => {
+    if (document.getElementById(`latent-${state.latent}`)) grid.setAttribute("aria-activedescendant", `latent-${state.latent}`);
+    else grid.removeAttribute("aria-activedescendant");
+  };
   pane.reveal = () => {
     fetchSoon(roll.reveal(pane.places.indexOf(table.placeOf(state.latent))));
-    if (state.latent === null) grid.removeAttribute("aria-activedescendant");
-    else grid.setAttribute("aria-activedescendant", `latent-${state.latent}`);
+    pointed();
   };
   const sort = h("span", {});
   return h("section", { class: "list", "aria-label": "List of latents" },

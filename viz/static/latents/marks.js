@@ -78,7 +78,7 @@ export function marks(store, latent, mark, changed) {
     return save({ [name]: value }, name === "label" ? { label: value, shown: value.trim() || null, score: null } : { note: value });
   };
   const without = (tag) => save({ tags: now.tags.map((one) => one.tag).filter((one) => one !== tag) }, { tags: now.tags.filter((one) => one.tag !== tag) });
-  const button = (text, name, testid, run, more = {}) => h("button", { type: "button", class: "small", "aria-label": name, title: name, "data-testid": testid, onclick: run, ...more }, text);
+  const button = (text, name, testid, run, more = {}) => h("button", { type: "button", class: "small", title: name, "data-testid": testid, onclick: run, ...more }, text);
 
   function labelLine() {
     if (editing === "label") {
@@ -107,7 +107,7 @@ export function marks(store, latent, mark, changed) {
 
   function history() {
     if (!can("history")) return null;
-    const list = h("details", { class: "history", "data-testid": "history" }, h("summary", {}, "History"), h("div", {}));
+    const list = h("details", { class: "bare history", "data-testid": "history" }, h("summary", {}, "History"), h("div", {}));
     list.addEventListener("toggle", () => list.open && fillHistory(list));
     return list;
   }

@@ -3,7 +3,7 @@ import { card } from "../latents/card.js";
 import { choice, empty, h, number, words } from "../base/dom.js";
 import { exports } from "../base/export.js";
 import { key } from "../base/keys.js";
-import { colouring, legend, rangeOf, shareOf } from "./mapColour.js";
+import { colouring, legend, rangeOf } from "./mapColour.js";
 import { mapCanvas } from "./mapCanvas.js";
 import { noMap } from "./mapMake.js";
 import { foundPlaces, latentWords, mapTable, textOf } from "./mapTable.js";
@@ -173,7 +173,7 @@ function controls(table, index) {
     search: h("input", { type: "search", id: "map-search", value: state.mapquery, placeholder: "Find on the map", "aria-label": "Find on the map", "data-testid": "map-search",
       onchange: (event) => set({ mapquery: event.target.value }), oninput: (event) => { clearTimeout(shown.typing); shown.typing = setTimeout(() => set({ mapquery: event.target.value }), 250); } }),
     legend: h("div"), tip: h("div", { class: "map-tip", role: "status", hidden: true, "data-testid": "map-tip" }), card: h("section", { class: "map-card cardbox", "aria-label": "Feature card", hidden: true }),
-    body: h("div", { class: "map-body" }), picture: h("div", { class: "map-hidden", "aria-hidden": "true" }),
+    body: h("div", { class: "map-body" }), picture: h("div", { class: "unseen", "aria-hidden": "true" }),
   };
   const colourChoice = choice("Colour", names.map(words), Math.max(names.indexOf(state.mapcolour), 0), (place) => set({ mapcolour: place ? names[place] : "none", mapscale: "auto" }));
   parts.head = h("div", { class: "tools map-head" }, choice("Store", index.stores.map((store) => store.name), table.store, (store) => set({ store, latent: null, mapview: "" })),
@@ -188,7 +188,7 @@ async function draw(content, index) {
   const store = Math.min(state.store, index.stores.length - 1);
   shown.draw = () => draw(content, index);
   shown.map = null;
-  const place = { store, total: index.stores[store].latents, name: index.stores[store].name };
+  const place = { store, total: index.stores[store].latents, name: index.stores[store].name, heading: "h2" };
   const how = await ask(`stores/${store}/map`).catch(() => null);
   const table = how?.map ? await mapTable(store, place.total) : null;
   if (!table) {
@@ -206,7 +206,7 @@ async function draw(content, index) {
   Object.assign(shown, { map, table, parts, place, steps: [] });
   parts.body.append(h("div", { class: "map-side" }, map.box, h("div", { class: "map-foot" }, parts.legend, h("p", { class: "quiet", id: "map-how" }, how?.map ? about(how.map) : "",
     frozen && table.x.length < table.total ? ` This page carries ${number(table.x.length)} of ${number(table.total)} latents.` : ""))), parts.card);
-  content.replaceChildren(h("h1", { class: "map-hidden" }, `Map of ${place.name}`), parts.head, parts.told, parts.body, parts.picture);
+  content.replaceChildren(h("h1", { class: "unseen" }, `Map of ${place.name}`), parts.head, parts.told, parts.body, parts.picture);
   await recolour();
   await Promise.all([state.mapquery ? search() : null, choose()]);
   return undefined;

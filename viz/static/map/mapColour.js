@@ -15,7 +15,7 @@ export function rgb(text) {
   return (text.match(/[\d.]+/g) ?? [0, 0, 0]).slice(0, 3).map((part, _, all) => Math.round(text.startsWith("color(") ? Number(part) * 255 : Number(part)));
 }
 
-export function isDark() {
+function isDark() {
   const [red, green, blue] = rgb(colour("--paper"));
   return red + green + blue < 384;
 }

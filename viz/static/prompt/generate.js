@@ -1,8 +1,8 @@
 // Let the model go on writing, unchanged and with the edits, piece by piece, side by side.
-import { h } from "../base/dom.js";
+import { h, refill } from "../base/dom.js";
 import { exports } from "../base/export.js";
 import { job } from "../base/job.js";
-import { asked, edits, refill, requested, session } from "./promptState.js";
+import { asked, edits, requested, session } from "./promptState.js";
 import { stream } from "../base/transport.js";
 
 const SETTINGS = {

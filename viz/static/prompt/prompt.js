@@ -1,17 +1,17 @@
 // The prompt page: a text, the latents on each of its tokens, what they do to the next one, and what changing them does.
-import { choice, h, link, number } from "../base/dom.js";
+import { choice, h, link, number, refill } from "../base/dom.js";
 import { forgetWritten, stopWriting, write, writing } from "./generate.js";
 import { job } from "../base/job.js";
 import { key } from "../base/keys.js";
 import { chosen, learn, list, nextRank, shownRows, step } from "./promptLatents.js";
-import { addEdit, along, asked, edits, keepText, measure, nameOf, rank, ranked, refill, session, token, wish } from "./promptState.js";
+import { addEdit, along, asked, edits, keepText, measure, rank, ranked, session, token, wish, wordsOf } from "./promptState.js";
 import { target } from "./promptTarget.js";
 import { move, tokens } from "./promptTokens.js";
 import { on, set, state } from "../base/state.js";
 import { forgetResult, runEdits, steering, stopSteering } from "./steer.js";
 import { act, ask, can, column } from "../base/transport.js";
 
-const EXAMPLES = ["The capital of France is", "When Mary and John went to the store, John gave a drink to"];
+const EXAMPLES = ["The capital of France is", "When Mary and John went to the store, John gave a drink to", "def add(a, b):\n    return a +"];
 const TOP = 300;     // active latents of a token that are asked for
 const reading = job("prompt-status");
 let view = null;     // the elements of the pane that is shown
@@ -80,7 +80,7 @@ function drawList() {
 }
 
 function drawChosen() {
-  chosen(view.chosen).catch((error) => refill(view.chosen, h("p", { class: "prompt-wrong" }, error.message)));
+  chosen(view.chosen).catch((error) => refill(view.chosen, h("p", { class: "wrong" }, error.message)));
   if (state.latent !== null) learn([state.latent]).then((isNew) => { if (isNew && isShown()) chosen(view.chosen).catch(() => {}); }, () => {});
 }
 
@@ -95,7 +95,7 @@ function speak() {
   const [at, { latent }] = [token(), state];
   const where = at === null ? "whole prompt" : `token ${at} ${session.answer.tokens[at]}`;
   const row = latent === null ? null : at === null ? ranked().find((one) => one.latent === latent) : along(latent)[at];
-  view.spoken.textContent = latent === null ? where : `${where}, latent ${latent} ${[nameOf(latent).label].flat().join("")}: ${row ? number(measure(row)) : "silent"}`;
+  view.spoken.textContent = latent === null ? where : `${where}, latent ${latent} ${wordsOf(latent)}: ${row ? number(measure(row)) : "silent"}`;
 }
 
 on(["prompt_token", "latent"], () => {
@@ -139,7 +139,7 @@ function form(index) {
   const names = index.stores.map((store) => store.name);
   const pick = choice("Dictionary", names, session.store, (store) => set({ store, latent: null, prompt_edits: "" }, { push: true }));
   return { text, chat, long, element: h("form", { class: "prompt-form", onsubmit: (event) => { event.preventDefault(); submit(); } }, text,
-    h("div", { class: "tools" }, h("button", { type: "submit", class: "main", "data-testid": "read" }, "Read"), h("kbd", { class: "prompt-wide-only" }, "Ctrl ↵"), pick, chat, reading.element, long)) };
+    h("div", { class: "tools" }, h("button", { type: "submit", class: "main", "data-testid": "read", title: "Ctrl Enter" }, "Read"), pick, chat, reading.element, long)) };
 }
 
 function draw(content, index) {
@@ -149,13 +149,17 @@ function draw(content, index) {
   const parts = Object.fromEntries(["tokens", "list", "chosen", "target", "steer", "write"].map((name) => [name, h("section", { class: `prompt-${name}-box`, "data-testid": `box-${name}` })]));
   const head = form(index);
   const answer = h("div", { hidden: true }, parts.tokens, h("div", { class: "prompt-columns" }, parts.list, h("div", {}, parts.chosen, parts.target)), parts.steer, parts.write);
-  const examples = h("p", { class: "quiet", "data-testid": "examples" }, "for example ", EXAMPLES.map((prompt, at) => [at ? " or " : "", link({ prompt }, {}, `“${prompt}”`)]));
-  const spoken = h("p", { class: "prompt-spoken", role: "status", "data-testid": "spoken" });
+  const asWritten = ({ prompt }) => prompt && prompt.length < 300 && !/[\u2400-\u2421⏎⇥⟨]/.test(prompt);   // what stands for a control was none
+  const texts = [...new Set([...index.graphs.filter(asWritten).map((graph) => graph.prompt), ...EXAMPLES])].slice(0, 6);
+  const examples = h("div", { class: "prompt-first", "data-testid": "examples" }, h("p", { class: "quiet" }, "See which latents are active on each token of a text; rank them by activation, by surprise against the corpus, or by what they add to a next token; ",
+    can("steer") ? "then ablate or steer them and see what the model says instead." : "and open their cards."),
+  h("h2", {}, "For example"), h("ul", { class: "plain" }, texts.map((prompt) => h("li", {}, link({ prompt }, { class: "prompt-example" }, prompt)))));
+  const spoken = h("p", { class: "unseen", role: "status", "data-testid": "spoken" });
   view = { ...parts, ...head, answer, examples, spoken, index, reopen: () => {
     Object.assign(session, { store: place(), most: null, answer: null });
     draw(content, index);
   } };
-  refill(content, h("div", { class: "head" }, h("h1", {}, "Prompt"), h("div", { class: "tools" })), head.element, examples, spoken, answer);
+  refill(content, h("h1", {}, "Prompt"), head.element, examples, spoken, answer);
   if (session.answer) drawAll();
   read();
 }
@@ -180,4 +184,4 @@ key("x", "see the effect of the changes", () => runEdits(view.steer), "prompt");
 key("g", "go on writing", () => write(view.write), "prompt");
 key(".", "stop what is running", () => { reading.stop(); stopSteering(); stopWriting(); }, "prompt");
 
-export const prompt = { name: "prompt", title: "Prompt", wanted: (index) => index.stores.length > 0 && (index.can ?? []).includes("features"), draw };
+export const prompt = { name: "prompt", title: "Prompt", wanted: (index) => index.stores.length > 0 && (index.can ?? []).includes("features"), draw, called: () => state.prompt || null };

@@ -1,13 +1,13 @@
 // The ranked latents of a token or of the prompt, and the one that is chosen: where it is active, what it is known to do.
-import { empty, h, link, number } from "../base/dom.js";
+import { empty, h, link, number, refill, signed } from "../base/dom.js";
 import { exports } from "../base/export.js";
 import { tokenBars } from "./promptBars.js";
-import { addEdit, along, HOWS, largest, nameOf, rank, ranked, RANKS, refill, session, shown, signed, token } from "./promptState.js";
+import { addEdit, along, HOWS, largest, rank, ranked, RANKS, session, token, wordsOf } from "./promptState.js";
+import { calling, spaced } from "../base/tokens.js";
 import { ask, can, rows } from "../base/transport.js";
 import { set, state } from "../base/state.js";
 
 const FIRST = 20;
-const BEFORE = 24;    // characters of an example before the token that fires
 const TITLES = { activation: ["activation", "act."], surprise: ["bits", "bits"], attribution: ["attribution", "attr."] };
 const MEANING = {
   activation: "how strongly it fires",
@@ -17,12 +17,8 @@ const MEANING = {
 let isLong = false;
 
 export function label(latent) {
-  const { label: text, isLabel } = nameOf(latent);
-  if (!text.length) return h("span", { class: "label sample" }, latent in session.names ? "no example" : "");
-  if (isLabel) return h("span", { class: "label" }, text);
-  const [before, focus, after] = text;
-  const near = [...before].slice(-BEFORE).join("");   // so that the token itself is never cut off
-  return h("span", { class: "label sample" }, near === before ? near.trimStart() : `…${near}`, h("b", {}, focus), after);
+  const row = session.names[latent];
+  return calling(row?.label ?? session.labels[latent], row);
 }
 
 // Learn what is known of latents; true when something new came.
@@ -68,8 +64,7 @@ function row(one) {
 
 function header() {
   return h("div", { class: "prompt-row heading" }, h("span", {}, "latent"), h("span", {}, "label, or top example"),
-    RANKS.map((name) => h("button", { type: "button", title: MEANING[name], "data-testid": `rank-${name}`, "aria-pressed": String(rank() === name),
-      "aria-label": `rank by ${name}`, onclick: () => set({ prompt_rank: name }, { push: true }) }, h("span", { class: "prompt-wide-only" }, TITLES[name][0]), h("span", { class: "prompt-narrow-only" }, TITLES[name][1]), rank() === name ? " ↓" : "")));
+    RANKS.map((name) => h("button", { type: "button", title: MEANING[name], "data-testid": `rank-${name}`, "aria-pressed": String(rank() === name), onclick: () => set({ prompt_rank: name }, { push: true }) }, h("span", { class: "prompt-wide-only" }, TITLES[name][0]), h("span", { class: "prompt-narrow-only" }, TITLES[name][1]), rank() === name ? " ↓" : "")));
 }
 
 function onkeydown(event) {
@@ -82,7 +77,7 @@ function onkeydown(event) {
 
 function table() {
   const rows = ranked();
-  return { columns: ["latent", "label", "activation", "bits", "attribution"], rows: rows.map((one) => [one.latent, [nameOf(one.latent).label].flat().join(""), one.value, one.bits, one.attribution]) };
+  return { columns: ["latent", "label", "activation", "bits", "attribution"], rows: rows.map((one) => [one.latent, wordsOf(one.latent), one.value, one.bits, one.attribution]) };
 }
 
 export function list(box, refresh) {
@@ -124,7 +119,7 @@ export async function chosen(box) {
     card?.warnings?.length ? h("ul", { class: "warnings" }, card.warnings.map((text) => h("li", {}, text))) : null,
     h("p", { class: "quiet" }, `fires on ${active} of ${session.answer.tokens.length} tokens here; its maximum in the corpus is ${number(largest(latent))}`),
     active ? h("div", { class: "scroll" }, tokenBars(along(latent).map((one) => one?.value ?? 0), `activation of latent ${latent}`, "prompt-bars")) : null,
-    promotes.length ? h("p", { class: "prompt-promotes" }, "raises ", promotes.map(([text]) => h("span", { class: "token" }, shown(text)))) : null,
+    promotes.length ? h("p", { class: "prompt-promotes" }, "raises ", promotes.map(([text]) => h("span", { class: "token" }, spaced(text)))) : null,
     can("steer") ? h("div", { class: "tools", role: "group", "aria-label": `Change latent ${latent}` },
       HOWS.map((how) => h("button", { type: "button", "data-testid": `add-${how}`, onclick: () => addEdit(latent, how) }, how))) : null);
   if (held) box.querySelector(`[data-testid="${held}"]`)?.focus();

@@ -1,5 +1,4 @@
 // What the parts of the prompt page share: the state in the address, the text, the server's answer, the list of edits.
-import { number } from "../base/dom.js";
 import { declare, set, state } from "../base/state.js";
 
 export const RANKS = ["activation", "surprise", "attribution"];
@@ -32,17 +31,12 @@ export function keepText(text) {
   return text.length <= LONGEST;
 }
 
-// New content of an element; what is not there is left out.
-export function refill(box, ...children) {
-  box.replaceChildren(...children.flat(Infinity).filter(Boolean));
-}
-
 // One active latent as { latent, value, bits, low, high, attribution }; one of the whole prompt has `tokens` and `position` too.
 export function ofToken([latent, value, bits, low, high, attribution]) {
   return { latent, value, bits, low, high, attribution };
 }
 
-export function ofPrompt([latent, tokens, position, value, bits, attribution]) {
+function ofPrompt([latent, tokens, position, value, bits, attribution]) {
   return { latent, tokens, position, value, bits, attribution };
 }
 
@@ -79,22 +73,10 @@ export function largest(latent) {
   return value > 0 ? value : null;
 }
 
-// A number with its sign; the minus is a minus.
-export function signed(value) {
-  return value > 0 ? `+${number(value)}` : number(value).replace("-", "−");
-}
-
-// A token alone as it reads in running text: its leading space is a space again.
-export function shown(text) {
-  return text.replace(/^␣(?=[^␣])/, " ");
-}
-
-// The label of a latent, or the text of its strongest example.
-export function nameOf(latent) {
+// What a latent is called in words: its label, or the text of its strongest example.
+export function wordsOf(latent) {
   const row = session.names[latent];
-  const label = row?.label ?? session.labels[latent];
-  if (label) return { label, isLabel: true };
-  return { label: row && (row.before || row.token) ? [row.before, row.token, row.after] : "", isLabel: false };
+  return row?.label ?? session.labels[latent] ?? (row ? `${row.before}${row.token}${row.after}` : "");
 }
 
 // "3, 5-7" → [3, 5, 6, 7]; null for all tokens; undefined for what is no list of places.

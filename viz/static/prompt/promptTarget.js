@@ -1,18 +1,20 @@
 // What the model would say next, and which of it the attribution is to.
-import { h, number } from "../base/dom.js";
-import { refill, session, shown } from "./promptState.js";
+import { h, number, refill } from "../base/dom.js";
+import { session } from "./promptState.js";
+import { spaced } from "../base/tokens.js";
 import { set, state } from "../base/state.js";
 
-export function percent(value) {
+// A probability: whole per cents where there are many, and none that is said to be 0.
+export function chance(value) {
   return value >= 0.0995 ? `${(100 * value).toFixed(0)} %` : value >= 0.001 ? `${(100 * value).toFixed(1)} %` : "< 0.1 %";
 }
 
 function likely({ token, id, probability }, chosen) {
   const isTarget = chosen.includes(id);
-  return h("li", {}, h("button", { type: "button", class: "prompt-next", "data-testid": "next-token", "aria-pressed": String(isTarget), "aria-label": `${token}, ${percent(probability)}`,
+  return h("li", {}, h("button", { type: "button", class: "prompt-next", "data-testid": "next-token", "aria-pressed": String(isTarget), "aria-label": `${token}, ${chance(probability)}`,
     title: "attribute to this token", onclick: () => set({ prompt_id: id, prompt_target: "" }, { push: true }) },
-  h("span", { class: "token" }, shown(token)), h("span", { class: "bar", "aria-hidden": "true", style: { width: `${(100 * probability).toFixed(1)}%` } }),
-  h("span", { class: "num" }, percent(probability))));
+  h("span", { class: "token" }, spaced(token)), h("span", { class: "bar", "aria-hidden": "true", style: { width: `${(100 * probability).toFixed(1)}%` } }),
+  h("span", { class: "num" }, chance(probability))));
 }
 
 export function target(box) {

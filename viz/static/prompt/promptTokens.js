@@ -1,10 +1,11 @@
 // The prompt as tokens: one is chosen, all are coloured by the chosen latent, or by what the latents of each come to.
 import { h, number } from "../base/dom.js";
-import { along, measure, ofToken, rank, session, shown, token } from "./promptState.js";
+import { along, measure, ofToken, rank, session, token } from "./promptState.js";
+import { heat, spaced } from "../base/tokens.js";
 import { set, state } from "../base/state.js";
 
 // Per token the number that colours it, or null, and what that number is called.
-export function heat() {
+function colouring() {
   const [by, { features, kept }] = [rank(), session.answer];
   if (state.latent !== null) {
     return { numbers: along(state.latent).map((row) => (row ? measure(row) : null)), of: `latent ${state.latent}: ${by}` };
@@ -18,9 +19,8 @@ export function heat() {
 }
 
 function style(value, most) {
-  if (value === null || !most || value === 0) return {};
-  const share = 8 + 37 * Math.min(Math.abs(value) / most, 1);
-  return { "--heat-share": `${share.toFixed(0)}%`, ...(value < 0 ? { "--heat-now": "var(--blue)" } : {}) };
+  const share = heat(Math.abs(value ?? 0), most, [8, 45]);
+  return share ? { "--heat-share": share, ...(value < 0 ? { "--heat-now": "var(--blue)" } : {}) } : {};
 }
 
 export function move(by) {
@@ -56,12 +56,12 @@ function option(text, place, { numbers }, most) {
   return h("span", { role: "option", class: `prompt-token${kept[place] ? "" : " outside"}`, "data-place": place, "data-testid": "prompt-token",
     "data-value": value === null ? null : number(value), tabindex: (token() ?? 0) === place ? 0 : -1, "aria-selected": String(chosen),
     "aria-label": `${place} ${text}${value === null ? "" : `: ${number(value)}`}${note}`, title: `${place}: ${value === null ? "–" : number(value)}${note}`,
-    style: style(value, most), onclick: () => set({ prompt_token: chosen ? null : place }, { push: true }) }, shown(text));
+    style: style(value, most), onclick: () => set({ prompt_token: chosen ? null : place }, { push: true }) }, spaced(text));
 }
 
 export function tokens(box) {
   const { answer } = session;
-  const found = heat();
+  const found = colouring();
   const sizes = found.numbers.filter((value) => value !== null).map(Math.abs);
   const most = Math.max(0, ...sizes);
   const at = token();

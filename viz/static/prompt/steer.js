@@ -1,12 +1,13 @@
 // Change latents and see what is said next, with attention frozen and free side by side, among random controls.
-import { h, number } from "../base/dom.js";
+import { h, number, refill, signed } from "../base/dom.js";
 import { exports } from "../base/export.js";
 import { editRow } from "./edits.js";
 import { job } from "../base/job.js";
 import { tokenBars } from "./promptBars.js";
-import { asked, edits, refill, requested, session, setEdits, shown, signed, wish } from "./promptState.js";
-import { percent } from "./promptTarget.js";
+import { asked, edits, requested, session, setEdits, wish } from "./promptState.js";
+import { chance } from "./promptTarget.js";
 import { KINDS, standing, strip } from "../base/strip.js";
+import { spaced } from "../base/tokens.js";
 import { act } from "../base/transport.js";
 
 const SIDES = [["frozen", "attention frozen", "patterns are held at those of the unchanged run"], ["free", "attention free", "patterns answer to the change"]];
@@ -44,7 +45,7 @@ export function stopSteering() {
 function share(one, name) {
   const [now, before] = [one[name], one.base];
   const sign = name === "base" ? "" : now > before * 1.02 ? " ↑" : now < before / 1.02 ? " ↓" : " =";
-  return h("td", { class: { " ↑": "up", " ↓": "down" }[sign] }, h("span", { class: "prompt-bar", "aria-hidden": "true", style: { width: `${(44 * now).toFixed(1)}px` } }), percent(now), sign);
+  return h("td", { class: { " ↑": "up", " ↓": "down" }[sign] }, h("span", { class: "prompt-bar", "aria-hidden": "true", style: { width: `${(44 * now).toFixed(1)}px` } }), chance(now), sign);
 }
 
 function resultTable() {
@@ -54,13 +55,13 @@ function resultTable() {
 function nextTable() {
   return h("div", { class: "scroll" }, h("table", { class: "grid", "data-testid": "steer-table" },
     h("thead", {}, h("tr", {}, ["token", "unchanged", "frozen", "free"].map((text) => h("th", { scope: "col" }, text)))),
-    h("tbody", {}, result.tokens.map((one) => h("tr", {}, h("th", { scope: "row" }, h("span", { class: "token" }, shown(one.token))), ["base", "frozen", "free"].map((name) => share(one, name)))))));
+    h("tbody", {}, result.tokens.map((one) => h("tr", {}, h("th", { scope: "row" }, h("span", { class: "token" }, spaced(one.token))), ["base", "frozen", "free"].map((name) => share(one, name)))))));
 }
 
 function moved(title, list) {
   const between = ({ control_low: low, control_high: high }) => (low === null ? "" : `controls ${signed(low)} to ${signed(high)}`);
   return h("div", { class: "prompt-moved" }, h("h3", {}, title), h("ol", { class: "plain" }, list.slice(0, 6).map((one) => h("li", {},
-    h("span", { class: "token" }, shown(one.token)), h("b", { class: "num" }, signed(one.change)), h("span", { class: "quiet num" }, between(one))))));
+    h("span", { class: "token" }, spaced(one.token)), h("b", { class: "num" }, signed(one.change)), h("span", { class: "quiet num" }, between(one))))));
 }
 
 // The scale of one number over all that is shown.

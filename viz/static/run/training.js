@@ -1,5 +1,5 @@
 // Training curves of one run, its last logged step, its config; while it trains, as they grow.
-import { choice, details, empty, facts, flat, h, number, words } from "../base/dom.js";
+import { choice, details, empty, facts, flat, h, number, percent, tile, words } from "../base/dom.js";
 import { exports } from "../base/export.js";
 import { plot } from "../base/plots.js";
 import { fresh, frozen } from "../base/transport.js";
@@ -12,7 +12,7 @@ on(["run"], () => view.redraw());
 
 function tiles(row) {
   return Object.entries(row).filter(([, value]) => typeof value === "number").slice(0, 8)
-    .map(([name, value]) => h("div", { class: "tile" }, h("b", {}, number(value)), h("span", {}, words(name))));
+    .map(([name, value]) => tile(number(value), words(name)));
 }
 
 function duration(seconds) {
@@ -26,7 +26,7 @@ function progress(run) {
   const text = { finished: "finished", stopped: "stopped before its end; the same command with --resume goes on", training: "training now" }[run.state];
   return [h("span", { class: `state ${run.state}` }, text),
     run.state === "finished" || run.share === null ? null : h("progress", { max: 1, value: share, "aria-label": "share of the tokens" }),
-    run.state === "finished" || run.share === null ? null : h("span", { class: "num" }, `${Math.round(share * 100)} %`),
+    run.state === "finished" || run.share === null ? null : h("span", { class: "num" }, percent(Math.round(100 * share) / 100)),
     run.state === "training" && run.left_s !== null ? h("span", {}, `about ${duration(run.left_s)} left`) : null].filter(Boolean);
 }
 
@@ -43,7 +43,7 @@ async function draw(content, index) {
     else if (figure) figure.replace(run.figure);
     else {
       curves.replaceChildren(box);
-      requestAnimationFrame(() => plot(box, run.figure).then((made) => { figure = made; }, (error) => box.replaceChildren(empty(error.message))));
+      requestAnimationFrame(() => plot(box, run.figure, `Curves of ${index.runs[place].name}: ${run.figure.data.map((trace) => trace.name).join(", ")}`).then((made) => { figure = made; }, (error) => box.replaceChildren(empty(error.message))));
     }
   };
   content.replaceChildren(h("div", { class: "head" }, h("h1", {}, index.runs[place].name), h("div", { class: "tools" },
@@ -74,4 +74,4 @@ async function pane(content, index) {
   await draw(content, index);
 }
 
-export const training = { name: "training", title: "Training", wanted: (index) => index.runs.length > 0, draw: pane };
+export const training = { name: "training", title: "Training", wanted: (index) => index.runs.length > 0, draw: pane, called: (index) => index.runs[Math.min(state.run, index.runs.length - 1)].name };
