@@ -12,6 +12,7 @@ import json
 import posixpath
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def as_page(notebook: dict[str, Any], name: str) -> tuple[str, list[str]]:
             parts.append(source)
         elif source:
             parts.append(f"````python\n{source}\n````")
-            for shown in (as_html(output) for output in cell["outputs"]):
+            for shown in (as_html(output) for output in joined(cell["outputs"])):
                 if shown:
                     parts.append(f"(output {len(outputs)})")
                     outputs.append(f'<div class="output">{shown}</div>')
@@ -101,12 +102,26 @@ def as_page(notebook: dict[str, Any], name: str) -> tuple[str, list[str]]:
     return "\n\n".join([title, f"*`examples/{name}` as it ran on a CPU.*", *rest]), outputs
 
 
+def joined(outputs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The outputs, with what was printed one after another in one piece: kernels send it as it comes."""
+    printed = ""
+    for output in [*outputs, {"output_type": "end"}]:
+        if output["output_type"] == "stream":
+            printed += "".join(output["text"]) if output["name"] == "stdout" else ""
+            continue
+        if printed:
+            yield {"output_type": "stream", "text": printed}
+            printed = ""
+        if output["output_type"] != "end":
+            yield output
+
+
 def as_html(output: dict[str, Any]) -> str:
-    """What a notebook would show of one output; nothing for what went to standard error."""
+    """What a notebook would show of one output."""
     if output["output_type"] == "error":
         raise SystemExit(f"expected the examples to run; got {output['ename']}: {output['evalue']}")
     if output["output_type"] == "stream":
-        return _text(output["text"]) if output["name"] == "stdout" else ""
+        return _text(output["text"])
     data = output["data"]
     if "application/vnd.plotly.v1+json" in data:
         return _figure(data["application/vnd.plotly.v1+json"])
@@ -115,7 +130,7 @@ def as_html(output: dict[str, Any]) -> str:
 
 def _text(text: str | list[str]) -> str:
     words = html.escape(COLOURS.sub("", "".join(text)).rstrip(), quote=False)
-    return f"<pre><code>{words}</code></pre>" if words else ""
+    return f"<pre>{words}</pre>" if words else ""
 
 
 def _figure(figure: dict[str, Any]) -> str:

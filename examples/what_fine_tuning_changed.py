@@ -176,7 +176,8 @@ def table(latents):
     print(f"fire in French rather than in prose: {share:.0%} of these, {is_french.float().mean():.0%} of all")
 
 
-table((taught["french"] - taught["english"]).mean(0).argsort(descending=True)[:8].tolist())
+moved = (taught["french"] - taught["english"]).mean(0).argsort(descending=True)[:8].tolist()
+table(moved)
 
 # %% [markdown]
 # ## The latents that matter
@@ -205,8 +206,8 @@ table(chosen)
 # ## Do they make it answer in French?
 #
 # The experiment: in the fine-tuned model, set these eight back to what they were before, at the one token where the answer begins, on
-# questions that neither of them was chosen by. How far does French against English (a difference of logits) go back? Against
-# eight others that are active there, drawn ten times, and against setting back all latents, the most that this dictionary can do.
+# questions that none of them was chosen by. How far does French against English (a difference of logits) go back? Beside it eight
+# others that are active there, drawn ten times; the eight that moved most; and all latents, the most that this dictionary can do.
 
 
 # %%
@@ -237,6 +238,7 @@ generator = torch.Generator().manual_seed(0)
 by_chance = [undone(others[torch.randperm(len(others), generator=generator)[:8]].tolist()) for _ in range(10)]
 print(f"the eight undo {undone(chosen):.0%} of what the fine-tune did")
 print(f"eight others: {min(by_chance):.0%} to {max(by_chance):.0%} in ten draws, {sum(by_chance) / 10:.0%} on average")
+print(f"the eight that moved most: {undone(moved):.0%}")
 print(f"all {len(active)} that are active there: {undone(active.tolist()):.0%}")
 
 # %% [markdown]

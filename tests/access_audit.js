@@ -1,8 +1,8 @@
 // What is wrong with the page as it stands, for whoever does not see it, does not point, or sees little contrast: a list of "rule: element".
 //
 // Run in the page (tests/test_viz_access.py). `window.__clicked` holds the elements that listen to clicks, collected by LISTEN there.
-// Plotly's pictures are named as a whole, and what lies in them is not looked at.
-() => {
+// Plotly's pictures are named as a whole, and what lies in them is not looked at. With `only` colours are checked, nothing else.
+(only) => {
   const found = [];
   const tell = (rule, element, more = "") => found.push(`${rule}: ${element.outerHTML.slice(0, 160).replace(/\n/g, " ")} ${more}`.trim());
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -73,9 +73,9 @@
       if (!one.isConnected || !seen(one) || one.closest(".js-plotly-plot")) continue;
       if (!one.matches(`${FOCUSABLE}, label, dialog, body`) && !one.querySelector(FOCUSABLE) && !one.closest("[role=listbox], [role=grid], [role=table]")) tell("a click without a key", one);
     }
-    const before = document.activeElement;
+    const [before, modal] = [document.activeElement, document.querySelector("dialog[open]")];
     for (const one of all(FOCUSABLE)) {
-      if (!seen(one) || one.closest("dialog:not([open])") || one.tabIndex < 0) continue;
+      if (!seen(one) || one.closest("dialog:not([open])") || one.tabIndex < 0 || (modal && !modal.contains(one))) continue;
       one.focus({ preventScroll: true });
       if (document.activeElement !== one) { tell("cannot be focused", one); continue; }
       const style = getComputedStyle(one);
@@ -113,17 +113,20 @@
       }
       return known.get(asked);
     };
+    const under = new Map([[null, { papers: [], opacity: 1 }]]);
+    const beneath = (element) => {
+      if (!under.has(element)) {
+        const [above, its] = [beneath(element.parentElement), getComputedStyle(element)];
+        const papers = /, 0\)$|transparent/.test(its.backgroundColor) ? above.papers : [...above.papers, [its.backgroundColor, 1]];
+        under.set(element, { papers, opacity: above.opacity * Number(its.opacity) });
+      }
+      return under.get(element);
+    };
     for (const one of all("body *")) {
       if (![...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()) || !one.checkVisibility({ visibilityProperty: true, opacityProperty: true })) continue;
       if (one.closest("[hidden], :disabled, option, noscript, script, style, title, dialog:not([open]), .unseen")) continue;
       const style = getComputedStyle(one);
-      const papers = [];
-      let opacity = 1;
-      for (let at = one; at; at = at.parentElement) {
-        const its = getComputedStyle(at);
-        papers.unshift([its.backgroundColor, 1]);
-        opacity *= Number(its.opacity);
-      }
+      const { papers, opacity } = beneath(one);
       const gradient = style.backgroundImage.includes("gradient") ? style.backgroundImage.match(/(?:rgba?|color|oklab|oklch)\([^()]*\)/g) : [];
       const ink = one.closest("svg") ? style.fill : style.color;
       const least = Math.min(ratio(papers, ink, opacity), ...gradient.map((paper) => ratio([...papers, [paper, 1]], ink, opacity)));
@@ -132,6 +135,6 @@
     }
   }
 
-  for (const check of [names, references, roles, structure, keys, sizes, contrast]) check();
+  for (const check of only ? [contrast] : [names, references, roles, structure, keys, sizes, contrast]) check();
   return found;
 }

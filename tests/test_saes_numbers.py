@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 from saes_toys import MLP_IN, MLP_OUT, RESID, cached, dictionary, model
+from unweave.circuits.prompts.surprise import surprise
 from unweave.saes import Codes, FeatureStats, FeatureStore, collect
 from unweave.saes.io import write_json, write_tensors
 from unweave.saes.latents.codes_file import CodesWriter
 from unweave.saes.latents.company import companies, company
 from unweave.saes.latents.counters import example_entropies
-from unweave.saes.latents.intervals import all_intervals, intervals
+from unweave.saes.latents.effects import effects
+from unweave.saes.latents.intervals import intervals
+from unweave.saes.latents.matches import pair_activity
 from unweave.saes.latents.occurrences import occurrences
 from unweave.saes.latents.store import FORMAT, VERSION
 
@@ -85,7 +88,13 @@ class Text:
             writer.finish()
         write_tensors(folder / "features.safetensors", arrays)
         write_tensors(folder / "tokens.safetensors", text)
-        about = {"format": FORMAT, "version": VERSION, "before": BEFORE, "after": AFTER, "kept_rows": int(self.kept.sum())}
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "before": BEFORE,
+            "after": AFTER,
+            "kept_rows": int(self.kept.sum()),
+        }
         write_json(folder / "manifest.json", {**about, "rows": rows, "model": {}, "dictionary": {"fingerprint": "f"}})
         return FeatureStore.open(folder)
 
@@ -200,7 +209,9 @@ def test_windows_show_the_block_around_and_the_values_there(text, store, bare):
                 assert example.tokens == [f" t{token}" for token in text.tokens[first:last]]
                 expected = text.dense[first:last, latent].tolist()
                 assert example.values[example.focus] == expected[example.focus] == example.value
-                halves = np.clip(expected, None, 65504).astype(np.float16)  # around the token values are kept in float16
+                halves = np.clip(expected, None, 65504).astype(
+                    np.float16
+                )  # around the token values are kept in float16
                 halves[example.focus] = 0
                 shown = np.array(example.values)
                 shown[example.focus] = 0
@@ -219,31 +230,36 @@ def test_samples_are_of_their_bins_and_as_many_as_fit(text, store):
         assert len(samples) == min(40, sum(min(count, 6) for count in counts.values()))
         assert all(held[place] == min(count, 6) for place, count in counts.items()) or len(samples) == 40
         if counts:  # as even as can be: none has two more than one that could have had more
-            least = min(held[place] for place, count in counts.items() if held[place] < min(count, 6)) if len(samples) == 40 else 6
+            least = (
+                min(held[place] for place, count in counts.items() if held[place] < min(count, 6))
+                if len(samples) == 40
+                else 6
+            )
             assert max(held.values()) <= least + 1
 
 
-def test_samples_of_a_bin_are_uniform_and_independent_over_seeds():
-    rows, seeds = 24, 400
-    dense = np.full((rows, 2), 1.2)
-    text, hits, both = Text(dense, keep=1.1), np.zeros((2, rows)), 0
-    together = np.zeros((rows, rows))
+def test_samples_of_a_bin_are_uniform_and_independent():
+    """Latents that fire on the same rows with the same value draw as independent urns do, over latents and seeds."""
+    rows, latents, seeds = 24, 150, 4
+    text, chosen = Text(np.full((rows, latents), 1.2), keep=1.1), []
     for seed in range(seeds):
-        arrays = text.stats(text.blocks, seed=seed).freeze()
-        chosen = [set(arrays["sample_rows"][latent].tolist()) - {-1} for latent in (0, 1)]
-        for latent in (0, 1):
-            hits[latent, list(chosen[latent])] += 1
-        both += len(chosen[0] & chosen[1])
-        together[np.ix_(list(chosen[0]), list(chosen[0]))] += 1
-    expected = seeds * 6 / rows
-    for latent in (0, 1):  # variance of sampling without replacement: a factor (1 - 6 / rows) · rows / (rows - 1) is in the cells
-        scale = expected * (1 - 6 / rows)
-        chi = (((hits[latent] - expected) ** 2) / scale).sum() * (rows - 1) / rows
-        assert chi < 52, "23 degrees of freedom: above that 1 in 2,000"
-    assert both == pytest.approx(seeds * 36 / rows, abs=4 * math.sqrt(seeds * 36 / rows))
-    pairs = together[np.triu_indices(rows, 1)]
-    wanted = seeds * 6 * 5 / (rows * (rows - 1))
-    assert ((pairs - wanted) ** 2 / wanted).sum() == pytest.approx(len(pairs), rel=0.35)
+        found = text.stats(text.blocks, seed=seed).freeze()["sample_rows"]
+        chosen += [set(some) - {-1} for some in found.tolist()]
+    assert {len(some) for some in chosen} == {6}
+    drawn = np.array([[row in some for row in range(rows)] for some in chosen])
+    expected = len(drawn) * 6 / rows
+    chi = ((drawn.sum(0) - expected) ** 2 / (expected * (1 - 6 / rows))).sum() * (rows - 1) / rows
+    assert chi < 52, "23 degrees of freedom: above that 1 in 2,000"
+    pairs = (drawn.T.astype(int) @ drawn)[np.triu_indices(rows, 1)]
+    wanted = len(drawn) * 6 * 5 / (rows * (rows - 1))
+    assert ((pairs - wanted) ** 2 / wanted).mean() == pytest.approx(1, abs=0.4), (
+        "rows are drawn together as if at random"
+    )
+    shared = (drawn[:-1] & drawn[1:]).sum(
+        1
+    )  # of two latents, or of one latent under two seeds: mean 36 / 24, hypergeometric
+    deviation = math.sqrt(6 * (6 / rows) * (1 - 6 / rows) * (rows - 6) / (rows - 1) / len(shared))
+    assert shared.mean() == pytest.approx(36 / rows, abs=4 * deviation)
 
 
 def test_tokens_and_positions(text, store):
@@ -421,3 +437,129 @@ def test_occurrences(text, store):
             assert (-one.value, one.row) == min(own)
         places = Counter(int(text.positions[row]) for row in rows)
         assert {place: n for place, n in enumerate(found.positions.tolist()) if n} == dict(places)
+
+
+def test_pairs_of_two_stores(text, store, tmp_path):
+    other = Text(shapes(1500)[:, ::-1])
+    theirs = other.store(tmp_path / "other")
+    for i in range(len(store)):
+        for j in range(0, len(theirs), 3):
+            x, y = text.dense[:, i], other.dense[:, j]
+            pair = pair_activity(store, theirs, i, j)
+            assert (pair.both, pair.only_a) == (((x > 0) & (y > 0)).sum(), ((x > 0) & (y == 0)).sum())
+            expected = math.nan if np.ptp(x) == 0 or np.ptp(y) == 0 else np.corrcoef(x, y)[0, 1]
+            assert pair.correlation == pytest.approx(expected, rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+@pytest.mark.parametrize("rows", [301, 777, 2500])
+def test_what_never_changes_has_no_correlation(tmp_path, rows):
+    """The spread of a constant is not left to rounding, which makes it 1e-17 as often as 0."""
+    rng = np.random.default_rng(rows)
+    dense = np.concatenate([np.tile(rng.random(6), (rows, 1)), rng.random((rows, 2))], 1)
+    text = Text(dense, keep=1.1)
+    store = text.store(tmp_path)
+    for i in range(8):
+        found = {one.latent: one.correlation for one in company(store, i)}
+        for j in range(8):
+            is_known = i > 5 and j > 5
+            assert math.isnan(pair_activity(store, store, i, j).correlation) != is_known
+            assert i == j or math.isnan(found[j]) != is_known
+
+
+def test_surprise_is_within_its_bounds(text, store):
+    kept = int(text.kept.sum())
+    for latent in range(len(store)):
+        values = np.sort(text.dense[:, latent][text.dense[:, latent] > 0])
+        asked = [*values[:: max(len(values) // 40, 1)], *EDGES[::5], *values[-1:] * 1.5, *values[:1] / 3]
+        asked = torch.tensor(sorted({float(np.float32(value)) for value in asked} - {0.0}))
+        found = surprise(store, torch.full((len(asked),), latent), asked)
+        for place, value in enumerate(asked.tolist()):
+            number = int((values >= value).sum())
+            true = -math.log2(number / kept) if number else math.inf
+            assert found.low[place] <= found.bits[place] <= found.high[place]
+            assert found.low[place] - 1e-9 <= true <= found.high[place] + 1e-9, (latent, value)
+
+
+def kept_rows(own, shards) -> np.ndarray:
+    """Which rows the rule keeps: late enough, and short enough at every site that is read or written."""
+    rule = own.metadata["keep"]
+    kept = shards.positions.numpy() >= rule["drop_positions"]
+    for site, limit in rule["max_norm"].items():
+        kept &= np.linalg.norm(shards[site][:].double().numpy(), axis=1) <= limit
+    return kept
+
+
+@pytest.mark.parametrize("is_transcoder", [False, True])
+def test_collect_is_the_dictionary_on_the_rows_it_keeps(tmp_path, is_transcoder):
+    sites = (MLP_IN, MLP_OUT) if is_transcoder else (RESID,)
+    shards = cached(tmp_path / "shards", (RESID, MLP_IN, MLP_OUT), count=40, longest=40, name="llama")
+    limit = {site: float(shards[site][:].double().norm(dim=1).quantile(0.9)) for site in sites}
+    keep = {"drop_positions": 2, "max_norm": limit}
+    own = dictionary(latents=24, k=3, site=sites[0], site_out=sites[-1] if is_transcoder else "", keep=keep)
+    own.W_dec[5] = 0
+    own.W_dec[7] = own.W_dec[6]
+    store = collect(own, shards, tmp_path / "store", model("llama"), batch=50, progress=False)
+    kept, x = kept_rows(own, shards), shards[sites[0]][:].double().numpy()
+    W_enc, b_enc, W_dec, b_dec = (getattr(own, name).double().numpy() for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
+    pre = (x if is_transcoder else x - b_dec) @ W_enc.T + b_enc
+    dense = np.zeros_like(pre)
+    for row in np.flatnonzero(kept):
+        best = np.argsort(-pre[row], kind="stable")[:3]
+        dense[row, best] = np.maximum(pre[row, best], 0)
+    assert 0 < store.manifest["kept_rows"] == kept.sum() < len(shards)
+    assert store.count.tolist() == (dense > 0).sum(0).tolist()
+    assert store.density.numpy() == pytest.approx((dense > 0).sum(0) / kept.sum(), rel=1e-6)
+    assert store.max_value.numpy() == pytest.approx(dense.max(0), rel=1e-5)
+    assert store.columns["mean_value"].numpy() == pytest.approx(dense.sum(0) / (dense > 0).sum(0).clip(1), rel=1e-5)
+    assert store.codebook.at(torch.arange(len(x))).dense(24).numpy() == pytest.approx(dense, rel=1e-4, abs=1e-5)
+    norm = np.linalg.norm(W_dec, axis=1)
+    unit = W_dec / np.maximum(norm, 1e-30)[:, None]
+    for latent in range(24):
+        cosine = unit @ unit[latent]
+        cosine[latent] = -9
+        found = store.neighbours(latent)
+        assert [score for _, score in found] == pytest.approx(sorted(cosine, reverse=True)[:8], abs=1e-5)
+        assert [cosine[other] for other, _ in found] == pytest.approx([score for _, score in found], abs=1e-5)
+        assert len({other for other, _ in found}) == 8
+        aligned = W_enc[latent] @ unit[latent] / np.linalg.norm(W_enc[latent])
+        assert store[latent].encoder_cosine == pytest.approx(aligned, abs=1e-6)
+    assert store.columns["decoder_norm"].numpy() == pytest.approx(norm, rel=1e-6)
+    check_logits(store, W_dec)
+
+
+def check_logits(store: FeatureStore, W_dec: np.ndarray) -> None:
+    """Direct effects: decoder row times gain times unembedding, centred over the vocabulary (RMSNorm centres nothing itself)."""
+    net = model("llama")
+    effects = (W_dec * net.ln_final.weight.double().numpy()) @ net.unembed.W_U.double().numpy()
+    effects -= effects.mean(1, keepdims=True)
+    vocab = store.vocabulary
+    for latent, effect in enumerate(effects):
+        feature, order = store[latent], np.argsort(-effect)
+        for logits, chosen in ((feature.top_logits, order[:10]), (feature.bottom_logits, order[::-1][:10])):
+            assert [value for _, value in logits] == pytest.approx(effect[chosen].tolist(), rel=1e-4, abs=1e-6)
+            assert latent == 5 or [token for token, _ in logits] == [vocab[token] for token in chosen]
+        edges, counts = feature.logit_histogram
+        assert (float(edges[0]), float(edges[-1])) == pytest.approx((effect.min(), effect.max()), rel=1e-4, abs=1e-6)
+        if latent != 5:
+            expected = np.histogram(effect, 40, (effect.min(), effect.max()))[0]
+            assert abs(counts.numpy() - expected).sum() <= 2, "but for rounding at an edge"
+        assert int(counts.sum()) == len(vocab)
+        columns = {name: float(column[latent]) for name, column in store.columns.items()}
+        assert columns["logit_std"] == pytest.approx(effect.std(), rel=1e-4, abs=1e-6)
+        assert (columns["logit_min"], columns["logit_max"]) == pytest.approx(
+            (effect.min(), effect.max()), rel=1e-4, abs=1e-6
+        )
+        assert latent == 5 or columns["logit_kurtosis"] == pytest.approx(
+            (effect**4).mean() / effect.var() ** 2, rel=1e-3
+        )
+
+
+def test_rows_of_any_kind_of_number_have_effects(tmp_path):
+    shards, own = cached(tmp_path / "shards", count=10), dictionary(keep={"drop_positions": 1, "max_norm": {}})
+    store = collect(own, shards, tmp_path / "store", model(), progress=False)
+    latent = int(store.count.argmax())
+    rows = store.codebook.firings(latent).rows[:2]
+    plain, given = (effects(store, latent, model(), own, some) for some in (rows.tolist(), rows.numpy()))
+    for one, other in zip(plain, given, strict=True):
+        assert (one.row, one.tokens) == (other.row, other.tokens)
+        assert torch.equal(one.loss_change.nan_to_num(), other.loss_change.nan_to_num())

@@ -22,7 +22,7 @@ from unweave.viz import write_page
 from unweave.viz.things import Things, open_things
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright").expect
-AUDIT = (Path(__file__).parent / "access_audit.js").read_text("utf-8").split("\n() =>", 1)[1]
+AUDIT = (Path(__file__).parent / "access_audit.js").read_text("utf-8").split("\n(only) =>", 1)[1]
 LISTEN = """window.__clicked = new Set();
 const add = EventTarget.prototype.addEventListener;
 EventTarget.prototype.addEventListener = function (type, ...rest) {
@@ -127,9 +127,20 @@ class Tab:
     def focused(self, what="dataset.testid"):
         return self.page.evaluate(f"() => document.activeElement.{what}")
 
+    def audited(self):
+        """What is wrong with the page as it stands, its colours in light and dark; a key is pressed before, so that the focus is shown."""
+        self.page.wait_for_timeout(150)
+        self.press("Tab")
+        found = self.page.evaluate("(only) =>" + AUDIT, False)
+        self.page.emulate_media(color_scheme="dark")
+        self.page.wait_for_timeout(100)
+        found += [f"dark: {each}" for each in self.page.evaluate("(only) =>" + AUDIT, True)]
+        self.page.emulate_media(color_scheme="light")
+        return found
+
     def close(self):
         assert self.page.evaluate("window.__pwned") is None
-        assert not self.wrong
+        assert not [text for text in self.wrong if "404" not in text]  # the browser tells of it where a latent is asked for that is none
         self.context.close()
 
 
@@ -197,30 +208,27 @@ STATES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_pane_can_be_used_by_everyone(browser, live, scheme):
-    tab, wrong = Tab(browser, live, color_scheme=scheme), {}
+def test_every_pane_can_be_used_by_everyone(tab):
+    wrong = {}
     for name, (hash, wait, then) in STATES.items():
         tab.open(hash, wait)
         if then:
             then(tab)
-        tab.page.wait_for_timeout(250)
-        if found := tab.page.evaluate("() =>" + AUDIT):
+        if found := tab.audited():
             wrong[name] = found
-    assert not wrong
-    tab.close()
+    assert not wrong, "\n".join(f"{name}: {each}" for name, found in wrong.items() for each in found)
 
 
 def test_a_saved_page_can_be_used_by_everyone(browser, things, tmp_path):
-    address = write_page(tmp_path / "page.html", things, cards=30).as_uri()
+    shown = Things("Saved", things.stores, things.graphs)
+    address = write_page(tmp_path / "page.html", shown, cards=30).as_uri()
     tab, wrong = Tab(browser, address), {}
     states = ["", "pane=latents&latent=5", "pane=latents&latent=63", "pane=latents&store=2&latent=1&intervals=log", "pane=circuit&sheet=validation",
-              "pane=circuits", "pane=compare", "pane=map", "pane=map&store=1"]  # fmt: skip
+              "pane=circuits", "pane=map&store=1"]  # fmt: skip
     for hash in states:
-        tab.open(hash).page.wait_for_timeout(300)
-        if found := tab.page.evaluate("() =>" + AUDIT):
+        if found := tab.open(hash).audited():
             wrong[hash] = found
-    assert not wrong
+    assert not wrong, "\n".join(f"{name}: {each}" for name, found in wrong.items() for each in found)
     tab.close()
 
 
@@ -299,7 +307,7 @@ def test_what_goes_wrong_is_said_in_the_page(browser, live):
     tab.page.route("**/api/graphs", lambda route: route.fulfill(status=400, json={"error": str(UserError(fakes.HOSTILE[0]))}))
     tab.open("pane=circuits", "[data-testid=empty]")
     assert fakes.HOSTILE[0] in tab.at("empty").inner_text()
-    assert tab.page.evaluate("() =>" + AUDIT) == []
+    assert tab.audited() == []
     tab.open("", ".wrong")
     assert fakes.HOSTILE[0] in tab.page.locator(".wrong").inner_text()
     tab.open("pane=map&store=1", "[data-testid=no-map]")
@@ -329,5 +337,5 @@ def test_the_first_page_says_what_is_missing(browser, tmp_path):
         said = tab.at("hints").inner_text()
         for command in ("show STORE DICTIONARY", "show STORE OTHER_STORE", "unweave trace", "codes-mib", "show RUN"):
             assert command in said
-        assert tab.page.evaluate("() =>" + AUDIT) == []
+        assert tab.audited() == []
         tab.close()

@@ -252,15 +252,15 @@ class Live:
         """Ablate features of a graph in its model, alone and together, beside matched controls (`Selection.to_dict`)."""
         graph = self.graph(place)
         with self.lock:
-            return validate_nodes(graph, self.model_for(graph), nodes, self.parts_for(graph), seed=seed).to_dict()
+            own = self.parts_for(graph)  # first: they are there or not in a moment, and nothing is loaded for nothing
+            return validate_nodes(graph, self.model_for(graph), nodes, own, seed=seed).to_dict()
 
     def qk(self, place: Any, layer: int, head: int, query: int, key: int) -> QKTable:
         """A head's score at two positions of a graph's prompt, as a sum over pairs of the graph's nodes."""
         graph = self.graph(place)
         with self.lock:
-            return qk_table(
-                self.model_for(graph), None, layer, head, query, key, self.parts_for(graph), graph=graph, n=100
-            )
+            own = self.parts_for(graph)
+            return qk_table(self.model_for(graph), None, layer, head, query, key, own, graph=graph, n=100)
 
     def _pair(self, store: FeatureStore) -> tuple[TransformerBridge, Dictionary]:
         # The dictionary first: it is there or not in a moment, a model takes its time.

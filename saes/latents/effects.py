@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, SupportsInt
 
 import torch
 from jaxtyping import Float
@@ -64,7 +64,7 @@ def effects(
     latent: int,
     model: TransformerBridge,
     dictionary: Dictionary,
-    examples: Iterable[Example | int] | None = None,
+    examples: Iterable[Example | SupportsInt] | None = None,
     *,
     top: int = 5,
     least_probability: float = 1e-3,
@@ -106,7 +106,7 @@ def check_together(store: FeatureStore, model: TransformerBridge, dictionary: Di
         )
 
 
-def window_of(store: FeatureStore, latent: int, example: Example | int) -> Window:
+def window_of(store: FeatureStore, latent: int, example: Example | SupportsInt) -> Window:
     """The rows that an example shows, or those that would be shown around a row."""
     row = example.row if isinstance(example, Example) else int(example)
     if not 0 <= row < len(store.tokens):

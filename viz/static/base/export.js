@@ -91,7 +91,11 @@ function forms(name, { svg, table, figure, json }) {
   }).filter(([, make]) => make);
 }
 
-// A menu: it closes when the focus or a press goes elsewhere, and by Escape; it opens to the side where there is room.
+// A menu: it closes when a press or the focus goes elsewhere, and by Escape; it opens to the side where there is room.
+document.addEventListener("pointerdown", ({ target }) => {
+  for (const menu of document.querySelectorAll(".exports[open]")) if (!menu.contains(target)) menu.open = false;
+});
+
 export function exports(name, sources) {
   const told = h("span", { class: "quiet", role: "status" });
   const button = ([form, make]) => h("button", { type: "button", "data-testid": `export-${form.toLowerCase()}`, onclick: async () => {
@@ -103,17 +107,18 @@ export function exports(name, sources) {
     }
   } }, form);
   const list = h("div", { class: "tools" }, forms(name, sources).map(button), told);
-  const away = (event) => { if (!menu.contains(event.target)) menu.open = false; };
-  const toggled = () => {
-    document[menu.open ? "addEventListener" : "removeEventListener"]("pointerdown", away);
+  const place = () => {
     menu.classList.remove("rightwards");
     if (menu.open && list.getBoundingClientRect().left < 4) menu.classList.add("rightwards");
   };
-  const menu = h("details", { class: "exports", ontoggle: toggled, onfocusout: (event) => { if (event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false; }, onkeydown: (event) => {
+  const leave = ({ relatedTarget }) => { if (relatedTarget && !menu.contains(relatedTarget)) menu.open = false; };
+  const escape = (event) => {
     if (event.key !== "Escape" || !menu.open) return;
     event.stopPropagation();
     menu.open = false;
     menu.querySelector("summary").focus();
-  } }, h("summary", { "aria-label": `Save “${name}”`, title: `Save “${name}” as a file` }, "Save"), list);
+  };
+  const menu = h("details", { class: "exports", ontoggle: place, onfocusout: leave, onkeydown: escape },
+    h("summary", { "aria-label": `Save “${name}”`, title: `Save “${name}” as a file` }, "Save"), list);
   return menu;
 }

@@ -9,9 +9,9 @@ const asked = { layer: 0, head: 0, query: -1, key: 1, places: true };
 function heat(rows, columns, cells, testid) {
   const most = Math.max(...cells.flat().map((value) => Math.abs(value ?? 0)), 1e-12);
   return h("div", { class: "scroll" }, h("table", { class: "grid heat", "data-testid": testid },
-    h("thead", {}, h("tr", {}, h("th", {}, "query ↓  key →"), columns.map((column) => h("th", { scope: "col", title: column.title }, column.text)))),
+    h("thead", {}, h("tr", {}, h("td", {}, "query ↓  key →"), columns.map((column) => h("th", { scope: "col", title: column.title }, column.text)))),
     h("tbody", {}, rows.map((row, place) => h("tr", {}, h("th", { scope: "row", title: row.title }, row.text),
-      cells[place].map((value) => h("td", { class: value > 0 ? "plus" : "minus", style: { "--share": `${(Math.abs(value ?? 0) / most * 60).toFixed(0)}%` } }, value ? signed(value) : "·")))))));
+      cells[place].map((value) => h("td", { class: value > 0 ? "plus" : "minus", style: { "--share": `${(Math.abs(value ?? 0) / most * 45).toFixed(0)}%` } }, value ? signed(value) : "·")))))));
 }
 
 function side(one) {

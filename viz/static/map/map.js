@@ -193,7 +193,7 @@ async function draw(content, index) {
   const table = how?.map ? await mapTable(store, place.total) : null;
   if (!table) {
     const pick = choice("Store", index.stores.map((one) => one.name), store, (next) => set({ store: next, latent: null, mapview: "" }));
-    return content.replaceChildren(h("div", { class: "map-empty" }, pick, frozen ? empty("This page carries no map of this store.") : noMap(store, place.name, how, () => draw(content, index))));
+    return content.replaceChildren(h("div", { class: "map-empty" }, pick, frozen ? [h("h1", {}, "Map"), empty("This page carries no map of this store.")] : noMap(store, place.name, how, () => draw(content, index))));
   }
   const parts = controls(table, index);
   const map = mapCanvas(table, { hover: say, pick, selected: (places) => { selectMode(false); emphasise(places, `${number(places.length)} selected`); } });
