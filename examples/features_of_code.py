@@ -9,10 +9,10 @@
 # %%
 import torch
 from unweave.saes import TrainConfig, bundled, cache, collect, load_model, train
-from unweave.saes.latents.company import company
-from unweave.saes.latents.effects import effects
-from unweave.saes.latents.intervals import intervals
-from unweave.saes.latents.search import search
+from unweave.saes.latents.codes.company import company
+from unweave.saes.latents.codes.intervals import intervals
+from unweave.saes.latents.effect.effects import effects
+from unweave.saes.latents.find.search import search
 from unweave.viz import feature_figure, show
 
 # %% [markdown]

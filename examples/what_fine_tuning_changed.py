@@ -12,8 +12,8 @@ from unweave.circuits import generate, intervene
 from unweave.circuits.prompts.rank import rank_features
 from unweave.circuits.prompts.wishes import Wish, latent_edits
 from unweave.saes import Dictionary, Document, TrainConfig, bundled, cache, collect, load_model, to_tokens, train
-from unweave.saes.latents.matches import write_matching
-from unweave.saes.latents.matching import match_activations
+from unweave.saes.latents.across.matches import write_matching
+from unweave.saes.latents.across.matching import match_activations
 from unweave.viz import show
 
 # %% [markdown]

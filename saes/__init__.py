@@ -17,20 +17,20 @@ from .corpus import Document, bundled, read_documents
 from .dictionary import Dictionary
 from .errors import UserError
 from .evaluate import Metrics, evaluate
-from .latents.codebook import Codebook
-from .latents.collect import collect
-from .latents.company import Companion, company
-from .latents.effects import Effect, effects
+from .latents.across.maps import map_layout, write_map
+from .latents.across.matching import Matching, match_activations, match_decoders
+from .latents.codes.codebook import Codebook
+from .latents.codes.company import Companion, company
+from .latents.codes.intervals import Interval, intervals
+from .latents.codes.occurrences import Occurrences, occurrences
+from .latents.effect.effects import Effect, effects
 from .latents.features import FeatureTable, features
-from .latents.intervals import Interval, intervals
-from .latents.labels import Labels
-from .latents.maps import map_layout, write_map
-from .latents.mark import Mark
-from .latents.matching import Matching, match_activations, match_decoders
-from .latents.occurrences import Occurrences, occurrences
-from .latents.search import Found, rank_firing, search
-from .latents.stats import FeatureStats
-from .latents.store import Feature, FeatureStore
+from .latents.find.search import Found, rank_firing, search
+from .latents.gather.collect import collect
+from .latents.gather.stats import FeatureStats
+from .latents.said.labels import Labels
+from .latents.said.mark import Mark
+from .latents.shelf.store import Feature, FeatureStore
 from .models import ModelInfo, load_model, model_info, to_tokens, token_strings
 from .shards import Batch, Shards
 from .sites import resolve_site

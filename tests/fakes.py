@@ -13,10 +13,10 @@ import torch
 from unweave.circuits import Edges, Graph, Node
 from unweave.saes import Codes, FeatureStats
 from unweave.saes.io import write_json, write_tensors
-from unweave.saes.latents.codes_file import CodesWriter
-from unweave.saes.latents.counters import example_entropies
-from unweave.saes.latents.stats import histogram_edges
-from unweave.saes.latents.store import FORMAT, VERSION, FeatureStore
+from unweave.saes.latents.codes.codes_file import CodesWriter
+from unweave.saes.latents.gather.counters import example_entropies
+from unweave.saes.latents.gather.stats import histogram_edges
+from unweave.saes.latents.shelf.store import FORMAT, VERSION, FeatureStore
 
 HOSTILE = [
     "<img src=x onerror=window.__pwned=1>", "</script><script>window.__pwned=2</script>", "<!--<script>",

@@ -20,7 +20,7 @@ from unweave.circuits.prompts.text import chat_text, prompt_ids
 from unweave.circuits.prompts.wishes import Wish, latent_edits
 from unweave.circuits.prompts.written import directions, other_rows, push, record
 from unweave.saes.errors import UserError
-from unweave.saes.latents.collect import collect
+from unweave.saes.latents.gather.collect import collect
 
 MLP = "blocks.1.mlp"
 SITES = {

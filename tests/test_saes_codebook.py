@@ -8,10 +8,10 @@ import torch
 from torch.testing import assert_close
 from unweave.saes import Codes, UserError
 from unweave.saes.io import map_tensors, read_tensors
-from unweave.saes.latents import codes_file, codes_sort
-from unweave.saes.latents.codebook import Codebook
-from unweave.saes.latents.codes_file import BY_LATENT, BY_ROW, PARTS, RECORD, CodesWriter
-from unweave.saes.latents.tensor_file import tensor_file
+from unweave.saes.latents.codes import codes_file, codes_sort
+from unweave.saes.latents.codes.codebook import Codebook
+from unweave.saes.latents.codes.codes_file import BY_LATENT, BY_ROW, PARTS, RECORD, CodesWriter
+from unweave.saes.latents.codes.tensor_file import tensor_file
 
 ROWS, LATENTS, WIDTH = 200, 23, 5
 

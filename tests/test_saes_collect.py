@@ -13,7 +13,7 @@ from saes_toys import RESID, cached, dictionary, model
 from safetensors.torch import save_file
 from unweave.saes import FeatureStore, UserError, collect
 from unweave.saes.io import write_json
-from unweave.saes.latents import partial, stats
+from unweave.saes.latents.gather import partial, stats
 
 KEEP = {"drop_positions": 1, "max_norm": {}}
 

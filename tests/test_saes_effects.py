@@ -7,8 +7,8 @@ import torch
 from saes_toys import MLP_IN, MLP_OUT, RESID, cached, dictionary, model
 from torch.testing import assert_close
 from unweave.saes import UserError, collect
-from unweave.saes.latents.effect_runs import Run, Window, batches, shown_places
-from unweave.saes.latents.effects import effects, read
+from unweave.saes.latents.effect.effect_runs import Run, Window, batches, shown_places
+from unweave.saes.latents.effect.effects import effects, read
 
 MIDDLE = "blocks.1.hook_resid_mid"
 SITES = {

@@ -7,11 +7,11 @@ import torch
 from saes_toys import cached, dictionary, model
 from torch.testing import assert_close
 from unweave.saes import FeatureStore, UserError, collect
-from unweave.saes.latents import company as company_module
-from unweave.saes.latents import intervals as intervals_module
-from unweave.saes.latents.company import companies, company
-from unweave.saes.latents.intervals import all_intervals, intervals
-from unweave.saes.latents.occurrences import occurrences
+from unweave.saes.latents.codes import company as company_module
+from unweave.saes.latents.codes import intervals as intervals_module
+from unweave.saes.latents.codes.company import companies, company
+from unweave.saes.latents.codes.intervals import all_intervals, intervals
+from unweave.saes.latents.codes.occurrences import occurrences
 
 LATENTS, K = 24, 4
 KINDS = ("width", "count", "log")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from unweave.saes import UserError
-from unweave.saes.latents.labels import Labels
-from unweave.saes.latents.mark import EMPTY, Mark
+from unweave.saes.latents.said.labels import Labels
+from unweave.saes.latents.said.mark import EMPTY, Mark
 
 SCORE = {"method": "detection", "value": 0.8, "low": 0.7, "high": 0.9, "n": 40}
 PLAIN_HOSTILE = [
@@ -203,7 +203,7 @@ def test_all_follows_every_change_without_reading_anew(labels, monkeypatch):
 def test_threads_and_processes_lose_no_update(tmp_path):
     code = f"""
 import sys
-from unweave.saes.latents.labels import Labels
+from unweave.saes.latents.said.labels import Labels
 labels = Labels({str(tmp_path)!r})
 for i in range(12):
     labels.tag(0, [f"p{{sys.argv[1]}}-{{i}}"])

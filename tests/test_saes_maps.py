@@ -8,11 +8,11 @@ import saes_toys
 import torch
 from unweave.saes import Codes
 from unweave.saes.errors import UserError
-from unweave.saes.latents import maps, matching
-from unweave.saes.latents.codebook import Codebook
-from unweave.saes.latents.codes_file import CodesWriter
-from unweave.saes.latents.maps import map_columns, map_layout, nearest, read_map, unit_rows, write_map
-from unweave.saes.latents.matching import Side, correlations, match_activations, match_decoders, one_to_one
+from unweave.saes.latents.across import maps, matching
+from unweave.saes.latents.across.maps import map_columns, map_layout, nearest, read_map, unit_rows, write_map
+from unweave.saes.latents.across.matching import Side, correlations, match_activations, match_decoders, one_to_one
+from unweave.saes.latents.codes.codebook import Codebook
+from unweave.saes.latents.codes.codes_file import CodesWriter
 
 
 def clustered(latents: int = 120, d: int = 16, groups: int = 6, seed: int = 0):

@@ -16,14 +16,14 @@ from saes_toys import MLP_IN, MLP_OUT, RESID, cached, dictionary, model
 from unweave.circuits.prompts.surprise import surprise
 from unweave.saes import Codes, FeatureStats, FeatureStore, collect
 from unweave.saes.io import write_json, write_tensors
-from unweave.saes.latents.codes_file import CodesWriter
-from unweave.saes.latents.company import companies, company
-from unweave.saes.latents.counters import example_entropies
-from unweave.saes.latents.effects import effects
-from unweave.saes.latents.intervals import intervals
-from unweave.saes.latents.matches import pair_activity
-from unweave.saes.latents.occurrences import occurrences
-from unweave.saes.latents.store import FORMAT, VERSION
+from unweave.saes.latents.across.matches import pair_activity
+from unweave.saes.latents.codes.codes_file import CodesWriter
+from unweave.saes.latents.codes.company import companies, company
+from unweave.saes.latents.codes.intervals import intervals
+from unweave.saes.latents.codes.occurrences import occurrences
+from unweave.saes.latents.effect.effects import effects
+from unweave.saes.latents.gather.counters import example_entropies
+from unweave.saes.latents.shelf.store import FORMAT, VERSION
 
 BEFORE, AFTER = 20, 11
 VOCAB = 23

@@ -10,10 +10,10 @@ import pytest
 import torch
 from unweave.saes import Codes, UserError
 from unweave.saes.io import write_json, write_tensors
-from unweave.saes.latents.labels import Labels
-from unweave.saes.latents.running_text import occurrences
-from unweave.saes.latents.search import fuse, rank_firing, search, wilson
-from unweave.saes.latents.search_index import index_of
+from unweave.saes.latents.find.running_text import occurrences
+from unweave.saes.latents.find.search import fuse, rank_firing, search, wilson
+from unweave.saes.latents.find.search_index import index_of
+from unweave.saes.latents.said.labels import Labels
 
 BEFORE, AFTER = 4, 3
 VOCAB = [" The", " the", "the", "a", "ab", "ba", "b", " Paris", "paris", "PARIS is", "ß", "Straße", "İ", "Σς", "東", "\ud800",

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 from unweave.saes import Codes, FeatureStats
-from unweave.saes.latents import counters, places
-from unweave.saes.latents.collect import block_spans
-from unweave.saes.latents.counters import PairCounts, example_entropies
-from unweave.saes.latents.stats import BINS, LOWEST, histogram_edges
-from unweave.saes.latents.windows import windows_of
+from unweave.saes.latents.gather import counters, places
+from unweave.saes.latents.gather.collect import block_spans
+from unweave.saes.latents.gather.counters import PairCounts, example_entropies
+from unweave.saes.latents.gather.stats import BINS, LOWEST, histogram_edges
+from unweave.saes.latents.gather.windows import windows_of
 
 LATENTS, EXAMPLES, SAMPLES, PER_BIN, VOCAB, SEED = 13, 4, 12, 3, 7, 5
 TOKENS = torch.randint(0, VOCAB, (300,), generator=torch.Generator().manual_seed(9))

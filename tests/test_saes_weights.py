@@ -4,7 +4,7 @@ import pytest
 import torch
 from saes_toys import MLP_IN, MLP_OUT, dictionary, model
 from torch.testing import assert_close
-from unweave.saes.latents.weights import weight_arrays
+from unweave.saes.latents.gather.weights import weight_arrays
 
 
 def test_direct_effects_are_binned_and_described():

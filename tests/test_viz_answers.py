@@ -8,10 +8,10 @@ import fakes
 import pytest
 import torch
 from unweave.saes import FeatureStore, UserError
-from unweave.saes.latents.company import company
-from unweave.saes.latents.feature import Histogram
-from unweave.saes.latents.intervals import intervals
-from unweave.saes.latents.search import search
+from unweave.saes.latents.codes.company import company
+from unweave.saes.latents.codes.intervals import intervals
+from unweave.saes.latents.find.search import search
+from unweave.saes.latents.shelf.feature import Histogram
 from unweave.viz.actions import ACTIONS, act
 from unweave.viz.answers import answer, frozen
 from unweave.viz.answers.cards import spread_counts

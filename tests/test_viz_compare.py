@@ -9,9 +9,15 @@ import torch
 from saes_toys import RESID, cached, dictionary, model
 from unweave.saes import Dictionary, FeatureStore, UserError, collect
 from unweave.saes.io import read_tensors, write_tensors
-from unweave.saes.latents import matches
-from unweave.saes.latents.matches import cannot_correlate, match_file, pair_activity, read_matching, write_matching
-from unweave.saes.latents.matching import Matching, Side, match_activations, match_decoders, one_to_one
+from unweave.saes.latents.across import matches
+from unweave.saes.latents.across.matches import (
+    cannot_correlate,
+    match_file,
+    pair_activity,
+    read_matching,
+    write_matching,
+)
+from unweave.saes.latents.across.matching import Matching, Side, match_activations, match_decoders, one_to_one
 from unweave.viz import serve
 from unweave.viz.actions import run_stream
 from unweave.viz.answers import answer, compare, matchings

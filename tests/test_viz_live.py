@@ -20,8 +20,8 @@ from unweave.circuits.prompts.wishes import Wish, latent_edits
 from unweave.saes import FeatureStore
 from unweave.saes.errors import UserError
 from unweave.saes.io import read_json, write_json
-from unweave.saes.latents.collect import collect
-from unweave.saes.latents.effects import effects
+from unweave.saes.latents.effect.effects import effects
+from unweave.saes.latents.gather.collect import collect
 from unweave.viz import fields, live_answers
 from unweave.viz.actions import act, run_stream
 from unweave.viz.live import Live

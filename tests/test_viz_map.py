@@ -10,9 +10,9 @@ import torch
 from saes_toys import dictionary
 from unweave.saes import FeatureStore, UserError
 from unweave.saes.io import read_json, read_tensors, write_json, write_tensors
-from unweave.saes.latents import maps as layouts
-from unweave.saes.latents.maps import Layout, write_map
-from unweave.saes.latents.shape import NEEDED
+from unweave.saes.latents.across import maps as layouts
+from unweave.saes.latents.across.maps import Layout, write_map
+from unweave.saes.latents.shelf.shape import NEEDED
 from unweave.viz import serve
 from unweave.viz.actions import run_stream
 from unweave.viz.answers import answer, maps

@@ -7,7 +7,7 @@ from saes_toys import model as toy
 from unweave.circuits.prompts.rank import rank_features
 from unweave.circuits.prompts.stream import stream
 from unweave.circuits.prompts.wishes import Wish, latent_edits
-from unweave.saes.latents.collect import collect
+from unweave.saes.latents.gather.collect import collect
 from unweave.viz.live import Live
 from unweave.viz.things import Things
 

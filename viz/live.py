@@ -224,7 +224,7 @@ class Live:
 
     def fires(self, place: Any, text: Any) -> dict[str, Any]:
         """The latents of a store that fire on a text, by the share of their largest corpus value that they reach."""
-        from ..saes.latents.search import rank_firing
+        from ..saes.latents.find.search import rank_firing
 
         store, text = self.store(place), fields.text_of({"text": text})
         with self.lock:
@@ -240,7 +240,7 @@ class Live:
 
     def effects(self, body: Body) -> dict[str, Any]:
         """{store, latent, rows}: what the model loses at each shown token of the examples when the latent is taken away."""
-        from ..saes.latents.effects import effects
+        from ..saes.latents.effect.effects import effects
 
         store = self.store(body.get("store"))
         latent, rows = fields.whole(body, "latent", None, 0, len(store) - 1), fields.rows_of(body, len(store.tokens))

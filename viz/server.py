@@ -129,7 +129,9 @@ async def lines(events: Generator[Any, None, None]) -> AsyncIterator[str]:
         except UserError as error:
             yield escaped_json({"error": str(error)}) + "\n"
         except Exception as error:  # the reader is told that it failed, the terminal why
-            yield escaped_json({"error": f"this failed ({type(error).__name__}); the server's terminal says more"}) + "\n"
+            yield (
+                escaped_json({"error": f"this failed ({type(error).__name__}); the server's terminal says more"}) + "\n"
+            )
             raise
 
 

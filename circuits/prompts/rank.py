@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...saes.codes import Codes
 from ...saes.errors import UserError
-from ...saes.latents.store import FeatureStore
+from ...saes.latents.shelf.store import FeatureStore
 from ...saes.models import token_strings
 from ..experiment.edits import Catalogue
 from ..parts import Part

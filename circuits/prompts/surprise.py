@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...saes.errors import UserError
-from ...saes.latents.stats import histogram_edges
-from ...saes.latents.store import FeatureStore
+from ...saes.latents.gather.stats import histogram_edges
+from ...saes.latents.shelf.store import FeatureStore
 
 
 class Surprise(NamedTuple):

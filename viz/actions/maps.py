@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...saes.errors import UserError
-from ...saes.latents.maps import Tell, map_layout, write_map
-from ...saes.latents.matches import METHODS, cannot_correlate, write_matching
-from ...saes.latents.matching import Matching, match_activations, match_decoders
+from ...saes.latents.across.maps import Tell, map_layout, write_map
+from ...saes.latents.across.matches import METHODS, cannot_correlate, write_matching
+from ...saes.latents.across.matching import Matching, match_activations, match_decoders
 from ..answers.maps import map_payload
 from ..answers.matchings import forget_matchings, unlike
 from ..fields import choice, whole

@@ -22,7 +22,7 @@ def search(live: Live, body: dict[str, Any]) -> dict[str, Any]:
 
     UserError for an unknown kind or a query that is no text or too long.
     """
-    from ...saes.latents.search import search as find
+    from ...saes.latents.find.search import search as find
 
     kind, query = body.get("kind", "any"), body.get("query")
     if kind not in KINDS:

@@ -31,7 +31,20 @@ R, S and G count from 0 in the order of the index. Strings leave here ready to b
 reader can use, so that the front end only places them.
 """
 
-from . import cards, compare, dashboard, graph_groups, graph_nodes, graph_tables, graphs, index, maps, overview, runs, stores  # noqa: F401  (each registers its paths)
+from . import (  # noqa: F401  (each registers its paths)
+    cards,
+    compare,
+    dashboard,
+    graph_groups,
+    graph_nodes,
+    graph_tables,
+    graphs,
+    index,
+    maps,
+    overview,
+    runs,
+    stores,
+)
 from .frozen import frozen
 from .registry import Answer, answer
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...saes import FeatureStore
-from ...saes.latents.store import Example, Histogram
+from ...saes.latents.shelf.store import Example, Histogram
 from ..text import jsonable, number, readable, visible
 from .parts import KINDS, companions, interval_list, store_at
 from .registry import path
 from .warnings import warnings
 
 if TYPE_CHECKING:
-    from ...saes.latents.labels import Mark
+    from ...saes.latents.said.labels import Mark
     from ..things import Things
 
 WIDTH_BINS = 40

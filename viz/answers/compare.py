@@ -9,7 +9,7 @@
 | `stores/A/columns/METHOD_PART_B` | PART of all latents of A: best `match` and its `score`, `mutual`, one-to-one `pair`, `pair_score` |
 
 METHOD is `cosine` or `correlation`. A matching that takes longer than a few seconds is not made here, but by the action
-`match`, which keeps it (saes/latents/matches.py).
+`match`, which keeps it (saes/latents/across/matches.py).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from ...saes import FeatureStore
 from ...saes.errors import UserError
-from ...saes.latents.matches import METHODS, pair_activity
-from ...saes.latents.store import Example
+from ...saes.latents.across.matches import METHODS, pair_activity
+from ...saes.latents.shelf.store import Example
 from ..text import number, readable
 from .maps import float_bytes
 from .match_numbers import LEVELS, PARTS, match_values, summary

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...saes import FeatureStore
 from ...saes.errors import UserError
-from ...saes.latents.maps import FILE, has_umap, map_columns, read_map
+from ...saes.latents.across.maps import FILE, has_umap, map_columns, read_map
 from ..text import jsonable, number, readable
 from .parts import store_at
 from .registry import path

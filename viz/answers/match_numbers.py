@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...saes import FeatureStore
-from ...saes.latents.matching import Matching, Side
+from ...saes.latents.across.matching import Matching, Side
 from ..text import number
 
 LEVELS = (0.9, 0.7, 0.5)

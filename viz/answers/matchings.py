@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ...saes import FeatureStore
 from ...saes.errors import UserError
-from ...saes.latents.matches import cannot_correlate, read_matching
-from ...saes.latents.matching import Matching, match_activations, match_decoders
+from ...saes.latents.across.matches import cannot_correlate, read_matching
+from ...saes.latents.across.matching import Matching, match_activations, match_decoders
 
 if TYPE_CHECKING:
     from ..things import Things

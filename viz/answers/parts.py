@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...saes import FeatureStore
-from ...saes.latents.store import Example
+from ...saes.latents.shelf.store import Example
 from ..text import readable
 from ..things import flat
 from .registry import nth
@@ -61,7 +61,7 @@ def interval_list(store: FeatureStore, latent: int, kind: str, examples: int) ->
     """The intervals of a latent; KeyError where the store has none."""
     if not has_intervals(store):
         raise KeyError(kind)
-    from ...saes.latents.intervals import intervals
+    from ...saes.latents.codes.intervals import intervals
 
     return intervals(store, latent, kind, examples=examples)
 
@@ -70,6 +70,6 @@ def companions(store: FeatureStore, latent: int, most: int) -> tuple[list[Any], 
     """The latents that fire together with one, and why there are none."""
     if store.codebook is None:
         return [], "the codes of this text were not kept, so co-occurrence is not known"
-    from ...saes.latents.company import company
+    from ...saes.latents.codes.company import company
 
     return company(store, latent, most), None

@@ -42,7 +42,9 @@ def progress(run: Run) -> dict[str, Any]:
         return {"state": "finished", "share": 1.0, "left_s": None}
     last = run.rows[-1] if run.rows else {}
     total, seen, speed = run.about.get("config", {}).get("tokens"), last.get("tokens", 0), last.get("tokens_per_s")
-    known = all(isinstance(value, (int, float)) and 0 <= value < 1e18 for value in (total, seen, speed)) and total and speed
+    known = (
+        all(isinstance(value, (int, float)) and 0 <= value < 1e18 for value in (total, seen, speed)) and total and speed
+    )
     return {
         "state": "training" if _age(run) < CURRENT else "stopped",
         "share": number(seen / total, 3) if known else None,

@@ -17,7 +17,7 @@ from .registry import path
 from .warnings import RULES
 
 if TYPE_CHECKING:
-    from ...saes.latents.labels import Mark
+    from ...saes.latents.said.labels import Mark
     from ..things import Things
 
 AROUND = 8  # tokens of the list's snippet on each side of the one that fires

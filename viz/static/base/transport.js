@@ -55,8 +55,13 @@ const server = {
 
 const source = host === "page" ? page : host === "frame" ? overFrame() : server;
 
+// How many answers are remembered.
+export function remembered() {
+  return answers.size;
+}
+
 // What `make` promises, remembered under a path unless it fails.
-function remembered(path, make) {
+function once(path, make) {
   const known = answers.get(path);
   if (known) return known;
   const answer = make();
@@ -67,7 +72,7 @@ function remembered(path, make) {
 
 // The answer to a path, or null where there is none; asked for once as long as it is remembered.
 export function ask(path) {
-  return remembered(path, () => fresh(path));
+  return once(path, () => fresh(path));
 }
 
 export function fresh(path) {
@@ -82,7 +87,7 @@ export function forget(start) {
 // One statistic of a store as a Float32Array: of all latents, or in a page of those that it carries, in the order of `stores/S`.
 export function column(store, name) {
   const path = `stores/${store}/columns/${name}`;
-  return remembered(path, () => source.get(path, "bytes").then((data) => (data === null ? null
+  return once(path, () => source.get(path, "bytes").then((data) => (data === null ? null
     : Array.isArray(data) ? Float32Array.from(data, (value) => value ?? NaN) : new Float32Array(data))));
 }
 

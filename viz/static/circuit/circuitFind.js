@@ -2,6 +2,7 @@
 import { h, number } from "../base/dom.js";
 import { known, name } from "./node.js";
 import { ask, frozen } from "../base/transport.js";
+import { set, state } from "../base/state.js";
 
 function has(graph, one, word) {
   const layer = /^l(\d{1,4})$/.exec(word);
@@ -35,6 +36,10 @@ export function finder(graph, at, list, mark) {
     mark(new Set(ids.map(String)));
   };
   let timer = 0;
-  return h("input", { type: "search", placeholder: "Find: label, L12, @token", "aria-label": "Find nodes by label, layer (L12) or token (@token)", "data-testid": "find-node",
-    oninput: (event) => { clearTimeout(timer); timer = setTimeout(run, 150, event.target.value); } });
+  if (state.node_find) run(state.node_find);
+  return h("input", { type: "search", value: state.node_find, maxlength: 200, placeholder: "Find: label, L12, @token", "aria-label": "Find nodes by label, layer (L12) or token (@token)", "data-testid": "find-node",
+    oninput: (event) => {
+      clearTimeout(timer);
+      timer = setTimeout((text) => { set({ node_find: text }); run(text); }, 150, event.target.value);
+    } });
 }

@@ -1,9 +1,9 @@
 // What a reader makes of a circuit: pins, groups, thresholds. All of it stands in the URL; action `view` keeps it beside the graph.
 import { declare, set, state } from "../base/state.js";
 
-const FRESH = { node: null, pins: "", groups: "", keep: 100, strongest: 150, drawn: 120, joined: 1 };
+const FRESH = { node: null, pins: "", groups: "", keep: 100, strongest: 150, drawn: 120, joined: 1, node_find: "", qk: "" };
 
-declare({ pins: "", groups: "", sheet: "paths" }, { keep: FRESH.keep, strongest: FRESH.strongest, drawn: FRESH.drawn, joined: FRESH.joined, ledger: null });
+declare({ pins: "", groups: "", sheet: "paths", node_find: "", qk: "", qk_by: "" }, { keep: FRESH.keep, strongest: FRESH.strongest, drawn: FRESH.drawn, joined: FRESH.joined, ledger: null });
 
 // The state of another circuit, on which nothing is pinned.
 export function anew(graph) {

@@ -1,10 +1,12 @@
 // What the parts of the prompt page share: the state in the address, the text, the server's answer, the list of edits.
+import { h } from "../base/dom.js";
 import { declare, set, state } from "../base/state.js";
 
 export const RANKS = ["activation", "surprise", "attribution"];
 export const HOWS = ["ablate", "steer", "set", "scale"];
 const LONGEST = 1200;     // characters of a text that the address carries
-declare({ prompt: "", prompt_chat: "", prompt_rank: "activation", prompt_target: "", prompt_edits: "" }, { prompt_token: null, prompt_id: null });
+declare({ prompt: "", prompt_chat: "", prompt_rank: "activation", prompt_target: "", prompt_edits: "", prompt_temperature: "0" },
+  { prompt_token: null, prompt_id: null, prompt_controls: 8, prompt_latents: 8, prompt_seed: 0, prompt_tokens: 40, prompt_draw: 0 });
 
 // `most` is the largest activation of each latent in the corpus, `names` what is known of latents (row answers) by number.
 export const session = { text: "", store: 0, answer: null, most: null, names: {}, labels: {} };
@@ -17,6 +19,17 @@ export function rank() {
 export function asked() {
   const prompt = state.prompt_chat ? { messages: [{ role: "user", content: session.text }] } : { text: session.text };
   return { store: session.store, ...prompt };
+}
+
+// A number of the state in a field of its own, kept within its ends. `name` is its key less "prompt_".
+export function setting(name, text, meaning, [low, high, step], testid) {
+  const key = `prompt_${name}`;
+  return h("label", { class: "choice", title: meaning }, h("span", {}, text), h("input", { type: "number", min: low, max: high, step, value: state[key], "data-testid": testid,
+    onchange: (event) => {
+      const value = Math.min(Math.max(Number(event.target.value) || 0, low), high);
+      event.target.value = value;
+      set({ [key]: typeof state[key] === "string" ? String(value) : Math.round(value) });
+    } }));
 }
 
 // What attribution is to: a token's id where one was picked, a text where it was typed, else the likeliest next token.

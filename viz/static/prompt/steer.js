@@ -4,21 +4,22 @@ import { exports } from "../base/export.js";
 import { editRow } from "./edits.js";
 import { job } from "../base/job.js";
 import { tokenBars } from "./promptBars.js";
-import { asked, edits, requested, session, setEdits, wish } from "./promptState.js";
+import { asked, edits, requested, session, setEdits, setting, wish } from "./promptState.js";
 import { chance } from "./promptTarget.js";
 import { KINDS, standing, strip } from "../base/strip.js";
 import { spaced } from "../base/tokens.js";
 import { act } from "../base/transport.js";
+import { state } from "../base/state.js";
 
 const SIDES = [["frozen", "attention frozen", "patterns are held at those of the unchanged run"], ["free", "attention free", "patterns answer to the change"]];
 const work = job("steer-status");
-const settings = { controls: 8, latents: 8, seed: 0 };
+const settings = () => ({ controls: state.prompt_controls, latents: state.prompt_latents, seed: state.prompt_seed });
 let result = null;
 
 export function runEdits(box) {
   if (!session.answer || !edits().length) return undefined;
   return work.run("running the model unchanged, changed, and with controls …", async (signal) => {
-    const found = await act("steer", { ...asked(), ...wish(), edits: requested(), ...settings }, signal);
+    const found = await act("steer", { ...asked(), ...wish(), edits: requested(), ...settings() }, signal);
     if (signal.aborted) return "";
     result = found;
     drawResult(box);
@@ -93,17 +94,12 @@ function drawResult(box) {
   return undefined;
 }
 
-function setting(name, meaning, low, high) {
-  return h("label", { class: "choice", title: meaning }, h("span", {}, { controls: KINDS.random, latents: KINDS.latents }[name] ?? name), h("input", { type: "number", min: low, max: high, step: 1, value: settings[name], "data-testid": `steer-${name}`,
-    onchange: (event) => { settings[name] = Math.min(Math.max(Math.round(Number(event.target.value)) || 0, low), high); event.target.value = settings[name]; } }));
-}
-
 function tools(box) {
   return h("div", { class: "tools" },
     h("button", { type: "button", class: "main", "data-testid": "run-edits", onclick: () => runEdits(box) }, "See the effect"),
     h("button", { type: "button", class: "slight", "data-testid": "no-edits", onclick: () => setEdits([]) }, "no changes"),
-    h("span", { class: "choice" }, "controls:"), setting("controls", "random directions of the same size, run beside the changes", 0, 32), setting("latents", "other latents of the same dictionary: the harder control", 0, 32),
-    setting("seed", "of the controls", 0, 1_000_000), work.element);
+    h("span", { class: "choice" }, "controls:"), setting("controls", KINDS.random, "random directions of the same size, run beside the changes", [0, 32, 1], "steer-controls"),
+    setting("latents", KINDS.latents, "other latents of the same dictionary: the harder control", [0, 32, 1], "steer-latents"), setting("seed", "seed", "of the controls", [0, 1_000_000, 1], "steer-seed"), work.element);
 }
 
 export function steering(box) {

@@ -1,0 +1,1 @@
+"""Many latents at once: a map of directions, partners in another store."""

@@ -1,0 +1,1 @@
+"""Latents by what they fire on, promote, or are called."""

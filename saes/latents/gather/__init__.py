@@ -1,0 +1,1 @@
+"""What every latent does, gathered in one pass: statistics, samples, tokens, weights."""

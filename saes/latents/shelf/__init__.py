@@ -1,0 +1,1 @@
+"""The FeatureStore: its folder, its text, one latent of it."""
