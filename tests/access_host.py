@@ -27,7 +27,21 @@ class Host(fake_live.Fake):
     """A live host that can do everything, with a made-up model."""
 
     def abilities(self):
-        return {"features", "fires", "steer", "generate", "effects", "validate", "qk", "view", "label", "history", "search", "map", "match"}  # fmt: skip
+        return {
+            "features",
+            "fires",
+            "steer",
+            "generate",
+            "effects",
+            "validate",
+            "qk",
+            "view",
+            "label",
+            "history",
+            "search",
+            "map",
+            "match",
+        }
 
     def effects(self, body):
         examples = {}
@@ -44,7 +58,16 @@ class Host(fake_live.Fake):
         size = [0.1 * (number + 1) for number in range(len(nodes))]
         alone = {"nodes": nodes, "predicted": size, "measured": [-one for one in size]}
         together = {"top_predicted": 1.0, "top_measured": 0.5, "control_measured": [0.1, 0.2]}
-        return alone | together | {"node_controls": [[0.01]] * len(nodes), "spearman": -1.0, "interval": [-1.0, 1.0], "warnings": [fakes.HOSTILE[0]]}  # fmt: skip
+        return (
+            alone
+            | together
+            | {
+                "node_controls": [[0.01]] * len(nodes),
+                "spearman": -1.0,
+                "interval": [-1.0, 1.0],
+                "warnings": [fakes.HOSTILE[0]],
+            }
+        )
 
     def qk(self, place, layer, head, query, key):
         nodes = self.graph(place).nodes[:24]
@@ -69,9 +92,18 @@ def everything(base: Path) -> Things:
     folder = fakes.demo(base / "demo", hostile=True)
     mapped = FeatureStore.open(folder / "features" / "embed-0")
     places = torch.arange(64)
-    layout = Layout(torch.stack([places % 8, places // 8], 1).float(), "umap", {"metric": "cosine", "neighbours": 15, "seed": 0})  # fmt: skip
+    layout = Layout(
+        torch.stack([places % 8, places // 8], 1).float(), "umap", {"metric": "cosine", "neighbours": 15, "seed": 0}
+    )
     write_map(mapped, layout, "e" * 16)
-    mapped.labels.set(5, label=fakes.HOSTILE[0], note=fakes.HOSTILE[1], tags=[fakes.HOSTILE[2][:40]], is_starred=True, score={"value": 0.8, "low": 0.7, "high": 0.9, "n": 40, "method": fakes.HOSTILE[1]})  # fmt: skip
+    mapped.labels.set(
+        5,
+        label=fakes.HOSTILE[0],
+        note=fakes.HOSTILE[1],
+        tags=[fakes.HOSTILE[2][:40]],
+        is_starred=True,
+        score={"value": 0.8, "low": 0.7, "high": 0.9, "n": 40, "method": fakes.HOSTILE[1]},
+    )
     opened = open_things([folder, fakes.store(base / "coded", 40, hostile=True, codes=True), *compared(base)])
     graph = fakes.graph(hostile=True, seed=1)
     heads = [{"target": graph.targets[0], "source": 70, "layer": 0, "heads": [1.0, -0.5], "bypass": 0.1}]
@@ -162,24 +194,38 @@ def helped(tab):
 # Every pane and what can be opened in it: the address, what to wait for, what to do then.
 STATES = {
     "overview": ("", "[data-testid=graphs]", None),
-    "list": ("pane=latents&store=2&query=fox&sort=-max_value&filter=alive;density:1e-4..", "[data-testid=latent-row]", saving),
+    "list": (
+        "pane=latents&store=2&query=fox&sort=-max_value&filter=alive;density:1e-4..",
+        "[data-testid=latent-row]",
+        saving,
+    ),
     "card": ("pane=latents&latent=5", "[data-testid=examples] .t", marked),
     "intervals": ("pane=latents&store=2&latent=1&intervals=width&bins=width", "[data-testid=company] td", None),
     "no such latent": ("pane=latents&latent=9999", "[data-testid=empty]", helped),
     "no prompt": ("pane=prompt", "[data-testid=examples]", None),
-    "prompt": (f"{ASKED}&latent=9&prompt_token=2&prompt_edits=9:steer:2:;11:ablate:1:3-4", "[data-testid=edit]", written),
+    "prompt": (
+        f"{ASKED}&latent=9&prompt_token=2&prompt_edits=9:steer:2:;11:ablate:1:3-4",
+        "[data-testid=edit]",
+        written,
+    ),
     "circuit": ("pane=circuit&node=80", "[data-testid=incoming]", None),
-    "pins": ("pane=circuit&graph=1&node=80&pins=80.81.90&groups=both:82.83&sheet=heads", "[data-testid=pinned-picture]", None),
+    "pins": (
+        "pane=circuit&graph=1&node=80&pins=80.81.90&groups=both:82.83&sheet=heads",
+        "[data-testid=pinned-picture]",
+        None,
+    ),
     "scores": ("pane=circuit&sheet=qk", "[data-testid=qk-look]", explained),
     "experiment": ("pane=circuit&pins=80.81.90&sheet=validation", "[data-testid=validate]", validated),
     "figures": ("pane=circuit&sheet=figures", ".main-svg", None),
     "traced": ("pane=circuit&sheet=traced", "[data-testid=sheet] .facts", None),
     "circuits": ("pane=circuits", ".main-svg", None),
-    "compare": ("pane=compare&store=3&compare_with=4&compare_by=correlation&latent=3", "[data-testid=pair-facts]", None),
+    "compare": (
+        "pane=compare&store=3&compare_with=4&compare_by=correlation&latent=3",
+        "[data-testid=pair-facts]",
+        None,
+    ),
     "no match": ("pane=compare", "[data-testid=compare-why]", None),
     "map": ("pane=map&latent=5", "[data-testid=map-box][data-drawn]", None),
     "no map": ("pane=map&store=1", "[data-testid=no-map]", None),
     "training": ("pane=training", ".main-svg", None),
-}  # fmt: skip
-
-
+}

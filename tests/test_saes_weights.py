@@ -11,7 +11,7 @@ def test_direct_effects_are_binned_and_described():
     own = dictionary(latents=7, k=2, dtype=torch.float32)
     arrays = weight_arrays(own, model())
     gain = model().ln_final.weight.float()
-    effect = (own.W_dec.double() * gain.double()) @ model().unembed.W_U.double()
+    effect = ((own.W_dec - own.W_dec.mean(1, keepdim=True)).double() * gain.double()) @ model().unembed.W_U.double()
     effect -= effect.mean(1, keepdim=True)
     assert_close(arrays["logit_range"], torch.stack(effect.aminmax(dim=1), 1).float(), rtol=1e-4, atol=1e-5)
     assert_close(arrays["logit_std"], effect.std(1, correction=0).float(), rtol=1e-4, atol=1e-5)

@@ -54,8 +54,15 @@ def test_a_saved_page_can_be_used_by_everyone(browser, things, tmp_path):
     shown = Things("Saved", things.stores, things.graphs)
     address = write_page(tmp_path / "page.html", shown, cards=30).as_uri()
     tab, wrong = Tab(browser, address), {}
-    states = ["", "pane=latents&latent=5", "pane=latents&latent=63", "pane=latents&store=2&latent=1&intervals=log", "pane=circuit&sheet=validation",
-              "pane=circuits", "pane=map&store=1"]  # fmt: skip
+    states = [
+        "",
+        "pane=latents&latent=5",
+        "pane=latents&latent=63",
+        "pane=latents&store=2&latent=1&intervals=log",
+        "pane=circuit&sheet=validation",
+        "pane=circuits",
+        "pane=map&store=1",
+    ]
     for hash in states:
         if found := tab.open(hash).audited():
             wrong[hash] = found
@@ -64,11 +71,13 @@ def test_a_saved_page_can_be_used_by_everyone(browser, things, tmp_path):
 
 
 TABBABLE = """() => [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")]
-  .filter((one) => one.tabIndex === 0 && !one.disabled && one.checkVisibility({ visibilityProperty: true }) && !one.closest("dialog:not([open])") && (one.type !== "radio" || one.checked)).length"""
+  .filter((one) => one.tabIndex === 0 && !one.disabled && one.checkVisibility({ visibilityProperty: true })
+    && !one.closest("dialog:not([open])")).length"""
 MARK = """() => { const one = document.activeElement; if (one === document.body) return null;
   window.__met ??= new Map(); if (!window.__met.has(one)) window.__met.set(one, window.__met.size);
-  const box = one.getBoundingClientRect();
-  return [window.__met.get(one), box.width > 0 && box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth, one.outerHTML.slice(0, 120)]; }"""
+  const { width, top, bottom, left, right } = one.getBoundingClientRect();
+  const isSeen = width > 0 && bottom > 0 && top < innerHeight && right > 0 && left < innerWidth;
+  return [window.__met.get(one), isSeen, one.outerHTML.slice(0, 120)]; }"""
 
 
 @pytest.mark.parametrize("name", ["overview", "card", "prompt", "pins", "circuits", "compare", "map", "training"])
@@ -135,9 +144,7 @@ def test_a_menu_closes_by_escape_and_when_the_focus_leaves(tab):
 def test_what_goes_wrong_is_said_in_the_page(browser, live):
     tab = Tab(browser, live)
     tab.page.route("**/api/stores/1/map", lambda route: route.fulfill(status=500, body="no"))
-    tab.page.route(
-        "**/api/graphs", lambda route: route.fulfill(status=400, json={"error": fakes.HOSTILE[0]})
-    )
+    tab.page.route("**/api/graphs", lambda route: route.fulfill(status=400, json={"error": fakes.HOSTILE[0]}))
     tab.open("pane=circuits", "[data-testid=empty]")
     assert fakes.HOSTILE[0] in tab.at("empty").inner_text()
     assert tab.audited() == []

@@ -116,7 +116,9 @@ def test_the_list_scrolls_with_few_rows(tab, address):
     for share in (0, 0.3, 0.7, 1):
         tab.evaluate(scroll, share)
         tab.wait_for_timeout(120)
-        rows = tab.evaluate("() => [...document.querySelectorAll('[data-testid=latent-row]')].map((row) => Number(row.dataset.latent))")  # fmt: skip
+        rows = tab.evaluate(
+            "() => [...document.querySelectorAll('[data-testid=latent-row]')].map((row) => Number(row.dataset.latent))"
+        )
         assert 0 < len(rows) < 200
         assert rows[0] <= share * MANY <= rows[-1] + 1
     assert tab.evaluate("() => document.querySelectorAll('*').length") < 5000

@@ -30,7 +30,8 @@ def tab(browser, live):
 SHOWN = """() => [location.hash, document.title, document.querySelector("#pane > .view")?.dataset.testid,
   ...[...document.querySelectorAll("#pane h1, #pane h2")].map((one) => one.textContent),
   ...[...document.querySelectorAll("#pane select, #pane input")].map((one) => one.type === "checkbox" ? one.checked : one.value),
-  ...[...document.querySelectorAll("#pane [aria-pressed=true], #pane [aria-selected=true], #pane [aria-sort$=ending]")].map((one) => one.textContent.slice(0, 80))]"""
+  ...[...document.querySelectorAll("#pane [aria-pressed=true], #pane [aria-selected=true], #pane [aria-sort$=ending]")]
+    .map((one) => one.textContent.slice(0, 80))]"""
 
 
 def settled(tab):
@@ -67,17 +68,47 @@ def test_a_reload_shows_the_same(tab, name):
 
 # In each pane: what is done by hand, of which the address must tell. The last is a step that the way back undoes.
 DONE = {
-    "list": [("click", "[data-testid=sort-latent]"), ("select", "search-kind", "example text"), ("click", "[data-testid=latent-row] >> nth=2")],
-    "intervals": [("click", "[data-testid=bins-log]"), ("click", "[data-testid=examples-count]"), ("click", "[data-testid=neighbours] a >> nth=1")],
-    "prompt": [("fill", "[data-testid=steer-controls]", "3"), ("fill", "[data-testid=generate-temperature]", "0.7"), ("fill", "[data-testid=generate-seed]", "5"),
-               ("click", "[data-testid=rank-attribution]"), ("click", "[data-testid=prompt-token] >> nth=3")],
-    "circuit": [("fill", "[data-testid=find-node]", "L5"), ("click", "[data-testid=pin-node]"), ("click", "[data-testid=sheet-heads]"), ("click", "[data-testid=incoming] a >> nth=0")],
-    "scores": [("fill", "[data-testid=qk-head]", "2"), ("click", "[data-testid=qk-look]"), ("click", "[data-testid=qk-by-node]"), ("click", "[data-testid=targets] a >> nth=0")],
-    "circuits": [("click", "[data-testid=circuits] th button >> nth=5"), ("click", "[data-testid=circuits] tbody a >> nth=1")],
-    "compare": [("click", "[data-testid=compare-show-mutual]"), ("click", "[data-testid=compare-sort-ratio]"), ("click", "[data-testid=compare-row] >> nth=2")],
+    "list": [
+        ("click", "[data-testid=sort-latent]"),
+        ("select", "search-kind", "example text"),
+        ("click", "[data-testid=latent-row] >> nth=2"),
+    ],
+    "intervals": [
+        ("click", "[data-testid=bins-log]"),
+        ("click", "[data-testid=examples-count]"),
+        ("click", "[data-testid=neighbours] a >> nth=1"),
+    ],
+    "prompt": [
+        ("fill", "[data-testid=steer-controls]", "3"),
+        ("fill", "[data-testid=generate-temperature]", "0.7"),
+        ("fill", "[data-testid=generate-seed]", "5"),
+        ("click", "[data-testid=rank-attribution]"),
+        ("click", "[data-testid=prompt-token] >> nth=3"),
+    ],
+    "circuit": [
+        ("fill", "[data-testid=find-node]", "L5"),
+        ("click", "[data-testid=pin-node]"),
+        ("click", "[data-testid=sheet-heads]"),
+        ("click", "[data-testid=incoming] a >> nth=0"),
+    ],
+    "scores": [
+        ("fill", "[data-testid=qk-head]", "2"),
+        ("click", "[data-testid=qk-look]"),
+        ("click", "[data-testid=qk-by-node]"),
+        ("click", "[data-testid=targets] a >> nth=0"),
+    ],
+    "circuits": [
+        ("click", "[data-testid=circuits] th button >> nth=5"),
+        ("click", "[data-testid=circuits] tbody a >> nth=1"),
+    ],
+    "compare": [
+        ("click", "[data-testid=compare-show-mutual]"),
+        ("click", "[data-testid=compare-sort-ratio]"),
+        ("click", "[data-testid=compare-row] >> nth=2"),
+    ],
     "map": [("select", "Colour", "count"), ("fill", "[data-testid=map-search]", "fox"), ("press", "5")],
     "training": [("select", "Run", "mlp-3"), ("press", "2")],
-}  # fmt: skip
+}
 
 
 def do(tab, kind, where, what=None):

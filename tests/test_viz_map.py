@@ -1,7 +1,6 @@
 """The map: its answers, the action that makes it, and the page in a browser over a hostile vocabulary."""
 
 import shutil
-import statistics
 import threading
 
 import fakes
@@ -9,10 +8,9 @@ import pytest
 import torch
 from saes_toys import dictionary
 from unweave.saes import FeatureStore, UserError
-from unweave.saes.io import read_json, read_tensors, write_json, write_tensors
+from unweave.saes.io import read_json, write_json
 from unweave.saes.latents.across import maps as layouts
 from unweave.saes.latents.across.maps import Layout, write_map
-from unweave.saes.latents.shelf.shape import NEEDED
 from unweave.viz import serve
 from unweave.viz.actions import run_stream
 from unweave.viz.answers import answer, maps
@@ -230,44 +228,3 @@ def test_a_store_without_a_map_offers_to_make_one(tab):
     sync_api.expect(tab.get_by_test_id("map-job")).to_contain_text("dictionary")  # there is none beside a fake store
     tab.get_by_label("Store").select_option("0")
     drawn(tab)
-
-
-def many(folder, latents: int = 131_072) -> FeatureStore:
-    """A large store with little in it: the latents of a small one again and again, one example each, and a map of them."""
-    small = fakes.store(folder / "small", 256)
-    kept = read_tensors(small.folder / "features.safetensors", "a small store")
-    scalars = {name: values for name, values in kept.items() if name in NEEDED and values.ndim == 1}
-    rows = {name: kept[name][:, :1] for name in ("example_rows", "example_values", "neighbours", "neighbour_cosines")}
-    around = {"example_windows": torch.zeros(256, 1, fakes.BEFORE + 1 + fakes.AFTER), "histogram": kept["histogram"]}
-    arrays = {
-        name: values.repeat(latents // 256, *[1] * (values.ndim - 1))
-        for name, values in (scalars | rows | around).items()
-    }
-    write_tensors(folder / "many" / "features.safetensors", arrays)
-    for name in ("tokens.safetensors", "manifest.json"):
-        shutil.copy(small.folder / name, folder / "many")
-    store = FeatureStore.open(folder / "many")
-    xy = torch.randn(latents, 2, generator=torch.Generator().manual_seed(0))
-    write_map(store, Layout(xy, "umap", {"metric": "cosine", "neighbours": 15, "seed": 0}), FINGERPRINT)
-    return store
-
-
-@needs_chromium
-def test_a_hundred_thousand_points_are_drawn_and_moved_quickly(chromium, tmp_path):
-    address = serve([many(tmp_path)], open=False, block=False)
-    page = chromium.new_page(viewport={"width": 1280, "height": 800})
-    page.goto(address + "#pane=map")
-    box = drawn(page)
-    first = page.evaluate("performance.now()")
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(*middle)
-    page.mouse.down()
-    frames = []
-    for step in range(12):
-        page.mouse.move(middle[0] + 9 * step, middle[1] + 4 * step)
-        frames.append(float(page.get_by_test_id("map-box").get_attribute("data-frame")))
-    page.mouse.up()
-    assert page.get_by_test_id("map-box").get_attribute("data-drawn") == "131072"
-    # Budgets of 2 s and of some 10 to 40 ms, with room for a machine that does other things.
-    assert first < 8000 and statistics.median(frames) < 150
-    page.close()

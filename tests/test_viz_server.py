@@ -1,6 +1,7 @@
 """The live server answers this machine and who has the token, with the same answers as the page; nothing else."""
 
 import json
+import re
 import threading
 import urllib.request
 
@@ -35,7 +36,10 @@ def client(things):
 def test_the_page_and_its_modules_are_served(client):
     page = client.get("/secret/")
     assert page.status_code == 200
-    assert '<script src="static/app.js" defer>' in page.text
+    address = re.search(r'<script src="(static/app\.js\?\w{16})" defer>', page.text)
+    assert address is not None
+    assert "immutable" in client.get(f"/secret/{address[1]}").headers["cache-control"]
+    assert "immutable" not in client.get("/secret/static/app.js?0123").headers.get("cache-control", "")
     for name, kind in {"app.js": "text/javascript", "app.css": "text/css", "plotly.js": "text/javascript"}.items():
         reply = client.get(f"/secret/static/{name}")
         assert reply.status_code == 200

@@ -116,7 +116,7 @@ def collect(
         "out": str(out),
         "latents": len(store),
         "rows": store.manifest["rows"],
-        "codes kept": store.codebook is not None,
+        "codes_kept": store.codebook is not None,
         "interesting": store.interesting(10),
     }
 

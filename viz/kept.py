@@ -31,7 +31,7 @@ class Kept:
                 return self._known[path]
         made = self.make(path)
         with self._lock:
-            if begun == self._cleared and path not in self._known:
+            if begun == self._cleared and path not in self._known and len(made[0]) <= self.most:
                 self._known[path] = made
                 self._size += len(made[0])
                 while self._size > self.most:

@@ -106,7 +106,7 @@ def _open_path(opened: Things, path: Path) -> None:
         raise UserError(f"expected {ACCEPTED}; {path} does not exist; check the path")
     if path.is_file():
         opened.files[_put(opened.graphs, path.stem, open_graph(path))] = path
-    elif (path / "features.safetensors").exists():
+    elif any((path / name).exists() for name in ("features.safetensors", "unfinished.json")):
         _put(opened.stores, path.name, FeatureStore.open(path))
     elif any((path / name).exists() for name in ("cfg.json", "config.json", "metrics.jsonl")):
         _put(opened.runs, path.name, read_run(path))

@@ -149,7 +149,9 @@ def histogram_payload(store: FeatureStore, latent: int) -> dict[str, Any]:
     edges = torch.linspace(0, max(largest, 1e-12), WIDTH_BINS + 1, dtype=torch.float64)
     if codebook is not None:
         values = codebook.firings(latent)[1].double()
-        counts = torch.bincount((torch.searchsorted(edges, values) - 1).clamp(0, WIDTH_BINS - 1), minlength=WIDTH_BINS)
+        counts = torch.bincount(
+            (torch.searchsorted(edges, values, right=True) - 1).clamp(0, WIDTH_BINS - 1), minlength=WIDTH_BINS
+        )
         return {**(_histogram(Histogram(edges, counts)) or {}), "is_exact": True}
     spread = spread_counts(store[latent].histogram, edges)
     return {

@@ -56,7 +56,7 @@ def store_payload(store: FeatureStore, latents: Sequence[int] | None = None) -> 
         "rules": {name: rule.filter for name, rule in RULES.items() if rule.columns <= set(store.columns)},
         "intervals": list(KINDS) if has_intervals(store) else [],
         "company": store.codebook is not None,
-        "provenance": jsonable(dict(store.manifest)),
+        "provenance": jsonable(_provenance(store, is_page=latents is not None)),
     }
 
 
@@ -81,6 +81,14 @@ def column_values(store: FeatureStore, name: str) -> Tensor:
         if mark.score is not None and latent < len(store):
             values[latent] = float(mark.score["value"])
     return values
+
+
+def _provenance(store: FeatureStore, is_page: bool) -> dict[str, Any]:
+    """The manifest; a page, which may be handed on, does not tell where on this disk the dictionary lies."""
+    manifest = dict(store.manifest)
+    if is_page and isinstance(manifest.get("dictionary"), dict):
+        manifest["dictionary"] = {key: value for key, value in manifest["dictionary"].items() if key != "folder"}
+    return manifest
 
 
 @path(r"stores/(\d{1,6})/columns/(\w{1,40})")

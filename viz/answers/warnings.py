@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from ...saes import Feature
 
-DENSE = 0.1  # a latent that fires on more than this share of tokens is called dense
-SINGLE_TOKEN = 0.4  # bits; one whose top examples have less token entropy is called single-token
+DENSE = 0.1  # a latent that fires on this share of the kept tokens or more is called dense
+SINGLE_TOKEN = 0.4  # bits; one whose top examples have at most this token entropy is called single-token
 POSITIONAL = 0.5  # one that has this share of its firings at one position is called positional
 ENOUGH = 20  # firings that a latent needs before its shares mean anything
 
@@ -23,7 +23,7 @@ RULES = {
     "alive": Rule("count:1..", frozenset({"count"})),
     "dead": Rule("count:..0", frozenset({"count"})),
     "dense": Rule(f"density:{DENSE}..", frozenset({"density"})),
-    "single-token": Rule(f"count:1..;token_entropy:..{SINGLE_TOKEN}", frozenset({"count", "token_entropy"})),
+    "single-token": Rule(f"count:{ENOUGH}..;token_entropy:..{SINGLE_TOKEN}", frozenset({"count", "token_entropy"})),
     "positional": Rule(
         f"count:{ENOUGH}..;position_share:{POSITIONAL}..", frozenset({"count", "position_share"})
     ),
@@ -36,8 +36,8 @@ def warnings(feature: Feature) -> list[str]:
         return ["dead: it never fired in this text"]
     found = []
     if float(feature.density) > DENSE:
-        found.append(f"dense: it fires on {float(feature.density):.0%} of all tokens (more than {DENSE:.0%})")
-    if float(feature.token_entropy) < SINGLE_TOKEN:
+        found.append(f"dense: it fires on {float(feature.density):.0%} of the kept tokens (more than {DENSE:.0%})")
+    if float(feature.token_entropy) < SINGLE_TOKEN and int(feature.count) >= ENOUGH:
         found.append(
             f"single-token: its top examples have {float(feature.token_entropy):.2f} bits of token entropy "
             f"(less than {SINGLE_TOKEN})"

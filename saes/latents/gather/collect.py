@@ -148,6 +148,11 @@ def _pass(
             kept = dictionary.kept(positions, part).cpu()
             codes = dictionary.encode(part).cpu()
             codes = Codes(torch.where(kept[:, None], codes.values.float(), 0.0), codes.indices)
+            if not torch.isfinite(codes.values.sum()):
+                raise UserError(
+                    f"expected finite activations of {dictionary.read}; got NaN or infinity in rows {start} to {stop}; "
+                    "cache them again, in float32 or bfloat16"
+                )
             stats.update(codes, positions, start, kept, shards.tokens[start:stop])
             writer.append(start, codes)
             bar.update(stop - start)

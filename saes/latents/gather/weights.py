@@ -1,9 +1,9 @@
 """What the weights alone say of each latent: the tokens it promotes, its neighbours, and whether it writes what it reads.
 
-The direct effect of a latent on the vocabulary is its decoder row times the final norm's gain and the unembedding, centred
-over the vocabulary. The norm's scale is left out, so effects rank tokens and are not logits. Of each latent's effects are
-kept the largest and smallest, a histogram of BINS equal bins between the extremes, standard deviation and kurtosis
-(mean of the fourth power over the squared variance; 3 for a normal distribution).
+The direct effect of a latent on the vocabulary is its decoder row (less its mean where the final norm is a LayerNorm), times
+the final norm's gain and the unembedding, centred over the vocabulary. The norm's scale is left out, so effects rank tokens and
+are not logits. Of each latent's effects are kept the largest and smallest, a histogram of BINS equal bins between the extremes,
+standard deviation and kurtosis (mean of the fourth power over the squared variance; 3 for a normal distribution).
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def logit_arrays(dictionary: Dictionary, model: TransformerBridge, progress: boo
     W_U = final_gain(model).to(W_U.device)[:, None] * W_U.float()
     W_U = (W_U - W_U.mean(1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0)
     W_dec = dictionary.W_dec.to(W_U).nan_to_num(0.0, 0.0, 0.0)
+    if not getattr(model.ln_final, "uses_rms_norm", True):  # a LayerNorm takes the mean out of what is written
+        W_dec = W_dec - W_dec.mean(1, keepdim=True)
     pieces = W_dec.split(max(1, PIECE // W_U.shape[1]))
     parts = [_effects(rows @ W_U) for rows in tqdm(pieces, desc="direct effects", disable=not progress)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
