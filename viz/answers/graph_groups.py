@@ -51,7 +51,7 @@ def metadata_groups(graph: Graph) -> list[list[Any]]:
 
 
 @path(r"graphs/(\d{1,6})/pinned/(\d{1,9}(?:[,-]\d{1,9}){0,299})")
-def pinned(things: Things, place: int, items: int | str) -> dict[str, Any]:
+def pinned(things: Things, place: int, items: str) -> dict[str, Any]:
     """The graph of pinned items, separated by `,`; an item of several nodes joined by `-` is a group.
 
     edges: [target item, source item, summed weight, share of the target's row as the published viewers count it]; rows: of
@@ -59,7 +59,7 @@ def pinned(things: Things, place: int, items: int | str) -> dict[str, Any]:
     with only the pinned features. `why` says what forbids a group.
     """
     graph = graph_at(things, place)
-    groups = [[int(item) for item in part.split("-")] for part in str(items).split(",")]
+    groups = [[int(item) for item in part.split("-")] for part in items.split(",")]
     members = [item for group in groups for item in group]
     for item in members:
         nth(graph.nodes, item)

@@ -39,14 +39,14 @@ def node(things: Things, place: int, item: int) -> dict[str, Any]:
 
 
 @path(r"graphs/(\d{1,6})/find/(.{1,200})")
-def find(things: Things, place: int, query: int | str) -> dict[str, Any]:
+def find(things: Things, place: int, query: str) -> dict[str, Any]:
     """Nodes in which every word of the query is found, most influential first.
 
     A word is part of the label, a kind, a layer (`L12`) or part of the token at the node's position (`@Paris`).
     """
     graph = graph_at(things, place)
     through = flow(graph)
-    words = str(query).lower().split()
+    words = query.lower().split()
     tokens = [token.lower() for token in token_strings(graph)]
     hits = [item for item, one in enumerate(graph.nodes) if all(_has(one, word, tokens) for word in words)]
     hits.sort(key=lambda item: -float(through[item]))

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 Answer = dict[str, Any] | bytes
 _Function = TypeVar("_Function", bound=Callable[..., Answer])
 _ANSWERS: list[tuple[re.Pattern[str], Callable[..., Answer]]] = []
+_NUMBERS: dict[re.Pattern[str], list[bool]] = {}  # of each group, whether it is one number
 
 
 def path(pattern: str) -> Callable[[_Function], _Function]:
-    """Register the function that answers paths of this form; it gets the things and the pattern's groups, numbers as int."""
+    """Register the function that answers paths of this form; it gets the things and the pattern's groups, `(\\d{1,6})` as int."""
 
     def register(function: _Function) -> _Function:
-        _ANSWERS.append((re.compile(pattern), function))
+        compiled = re.compile(pattern, re.ASCII)
+        _NUMBERS[compiled] = [bool(number) for number in re.findall(r"\((?!\?)(\\d\{1,\d\}\))?", pattern)]
+        _ANSWERS.append((compiled, function))
         return function
 
     return register
@@ -35,7 +38,8 @@ def answer(things: Things, asked: str) -> Answer:
     """The answer to one path; KeyError when there is no such path."""
     for pattern, function in _ANSWERS:
         if match := pattern.fullmatch(asked):
-            return function(things, *(int(group) if group.isdecimal() else group for group in match.groups()))
+            groups = zip(match.groups(), _NUMBERS[pattern], strict=True)
+            return function(things, *(int(group) if is_number else group for group, is_number in groups))
     raise KeyError(asked)
 
 

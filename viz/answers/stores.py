@@ -99,9 +99,9 @@ def column(things: Things, place: int, name: str) -> bytes:
 
 
 @path(r"stores/(\d{1,6})/rows/(\d{1,9}(?:,\d{1,9}){0,99})")
-def rows(things: Things, place: int, wanted: int | str) -> dict[str, Any]:
+def rows(things: Things, place: int, wanted: str) -> dict[str, Any]:
     """What the list shows of up to a hundred latents, by latent: label, star, the text around its strongest example."""
-    latents = [int(latent) for latent in str(wanted).split(",")]
+    latents = [int(latent) for latent in wanted.split(",")]
     return rows_payload(store_at(things, place, max(latents)), latents)
 
 
