@@ -77,7 +77,8 @@ def test_promoted_tokens_are_the_direct_path_through_the_final_gain(tmp_path, na
     )
     gain = getattr(norm, "weight", None)
     gain = (norm.original_component if gain is None else norm).weight
-    effect = (own.W_dec * (gain + (1 if name == "gemma2" else 0))) @ model(name).unembed.W_U
+    W_dec = own.W_dec - own.W_dec.mean(1, keepdim=True) if name == "gpt2" else own.W_dec  # its final norm centres
+    effect = (W_dec * (gain + (1 if name == "gemma2" else 0))) @ model(name).unembed.W_U
     effect = effect - effect.mean(1, keepdim=True)
     for latent in range(9):
         for sign, found in ((1, store[latent].top_logits), (-1, store[latent].bottom_logits)):

@@ -89,7 +89,8 @@ def leaf_errors(model: TransformerBridge, frozen: FrozenPass) -> dict[str, float
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(len(pushes), frozen.embed.shape[1], generator=generator, dtype=torch.float64).to(frozen.embed)
     size = [frozen.embed[position].norm(), frozen.blocks[layer].seen.get("mlp_out", frozen.embed)[position].norm()]
-    noise = torch.stack([row * length / row.norm() for row, length in zip(noise, size, strict=False)])
+    # As long as the leaf; one of length 0 is pushed by 1, since against no push rounding would count as error.
+    noise = torch.stack([row * (float(length) or 1.0) / row.norm() for row, length in zip(noise, size, strict=False)])
     sites = {site: row for row, site in enumerate(pushes.values(), start=1)}
     measured = _frozen_logit(model, frozen, sites, noise, position, top)
     errors = {}
