@@ -47,7 +47,7 @@ def test_the_list_is_what_rank_features_finds(desk, made, rank):
     found = rank_features(toy(), own, TEXT, store=store, rank=rank, target="w7||w9", top=99)
     opened(desk, f"&prompt_rank={rank}&prompt_token=3&prompt_target=w7||w9")
     assert desk.latents() == [row.latent for row in found.features[3]]
-    desk.says("target-says", f"after token 5: {found.value:.3g}")
+    desk.says("target-says", f"after token 5: {found.value:.3g}".replace("-", "−"))
     likely = desk.id("next-token").all()
     assert [row.locator(".token").inner_text() for row in likely] == [each.token for each in found.next_tokens]
 
