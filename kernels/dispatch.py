@@ -134,7 +134,7 @@ def _selection(choice: Choice, dtype: torch.dtype, latents: int | None, k: int |
     if choice.path != "cpu" or choice.op not in ("encode_topk", "encode_batch_topk") or dtype == torch.float64:
         return ""
     if not preselect.has_fast_bfloat16():
-        return "; in float32 throughout, as this CPU has no tile instructions for bfloat16 (AMX)"
+        return "; in float32 throughout: no tile instructions (AMX)"
     kept = (k or 0) * (4 if choice.op == "encode_batch_topk" else 1)
     if latents and kept and not preselect.suits(latents, kept):
         return f"; in float32 throughout, as {k} of {latents} are too many to pre-select"

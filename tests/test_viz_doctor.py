@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from unweave.kernels import dispatch, which
+from unweave.kernels.cpu import preselect
 from unweave.viz import doctor
 from unweave.viz.cli import run, usage
 
@@ -61,7 +62,9 @@ def test_json_is_one_object_with_everything(capsys):
     assert rows == [choice._asdict() for choice in which(device="cpu")]
 
 
-def test_the_table_has_a_line_for_each_version_device_and_op(capsys):
+@pytest.mark.parametrize("has_tiles", [True, False])
+def test_the_table_has_a_line_for_each_version_device_and_op(has_tiles, capsys, monkeypatch):
+    monkeypatch.setattr(preselect, "has_fast_bfloat16", lambda: has_tiles)
     assert run(["doctor"]) == 0
     out, report = capsys.readouterr().out, doctor.examine()
     lines = [line.split() for line in out.splitlines()]
