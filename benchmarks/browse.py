@@ -70,7 +70,7 @@ def visit(address: str, latents: int, cards: int, seed: int) -> list[tuple[str, 
     choose = random.Random(seed)
     with httpx.Client(base_url=address, timeout=PATIENCE) as client:
         page = client.get("")
-        files = sorted(set(re.findall(r'"(static/[\w.]+)"', page.text)))
+        files = sorted(set(re.findall(r'"(static/[^"]+)"', page.text)))
         seen = [ask(client, "file", path) for path in files]
         seen += [
             ask(client, "index", "api/index"),

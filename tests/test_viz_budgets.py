@@ -13,7 +13,7 @@ from large_store import MANY, mapped, tiled
 from unweave.viz.live import Live
 from unweave.viz.things import open_things
 
-USUAL = 12.0  # ms that WORK takes on two idle cores
+USUAL = 21.0  # ms that WORK takes on two idle cores (AMD EPYC, headless Chromium: 20.2 to 23.5)
 WORK = """() => {
   const start = performance.now();
   const box = document.body.appendChild(document.createElement("div"));

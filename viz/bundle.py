@@ -28,14 +28,23 @@ def static(name: str) -> str:
 
 
 def style() -> str:
-    """All style sheets, the common one first."""
+    """All style sheets, the common one first; made anew when a file has changed."""
+    return _style(_changed())
+
+
+@lru_cache(maxsize=2)
+def _style(_changed: int) -> str:
     names = sorted((name for name in assets() if name.endswith(".css")), key=lambda name: (name != "style.css", name))
     return "\n".join(static(name) for name in names)
 
 
 def bundle(entry: str) -> str:
     """The module `entry` and all that it imports as one classic script; made anew when a file has changed."""
-    return _bundle(entry, max(path.stat().st_mtime_ns for path in assets().values()))
+    return _bundle(entry, _changed())
+
+
+def _changed() -> int:
+    return max(path.stat().st_mtime_ns for path in assets().values())
 
 
 @lru_cache(maxsize=2)

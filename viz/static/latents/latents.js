@@ -77,14 +77,20 @@ async function draw(content, index) {
       await pane.shown;
       if (pane.table) ahead(pane.table);
     };
-    const listed = pane.listed = fillList(side, store, index);
-    if (state.latent !== null) await pane.select();
-    else listed.then(() => state.latent === null && !matchMedia(NARROW).matches && pane.places.length && set({ latent: firstInteresting(pane.table) }));
-    if (state.latent === null) await listed;
+    if (state.latent !== null) {   // the card is what was asked for: the list, sorted over all latents, comes a frame later
+      const first = pane.select();
+      pane.listed = first.then(frame).then(() => fillList(side, store, index));
+      return first;
+    }
+    pane.listed = fillList(side, store, index);
+    await pane.listed;
+    if (state.latent === null && !matchMedia(NARROW).matches && pane.places.length) set({ latent: firstInteresting(pane.table) });
     return undefined;
   };
   await pane.reload();
 }
+
+const frame = () => new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
 
 async function fillList(side, store, index) {
   const table = await opened(store, index);
