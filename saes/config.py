@@ -25,20 +25,36 @@ def as_sites(given: Any) -> tuple[str, ...]:
     return names
 
 
+ACTIVATIONS = ("topk", "batch_topk", "relu", "gated", "jumprelu")
+PENALISED = ("relu", "gated", "jumprelu")  # rules whose sparsity comes from a penalty, not from k
+PENALTIES = {
+    "relu": ("l1", "anneal", "tanh"),
+    "gated": ("l1",),
+    "jumprelu": ("l0", "tanh"),
+}  # the first is the usual one
+
+
 @dataclass(frozen=True, kw_only=True)
 class DictionaryConfig:
     """What a dictionary reads and writes, its width, and its activation rule."""
 
     site: tuple[str, ...] = ()
-    """Site that is read, e.g. blocks.12.hook_resid_post; may be left out when the Shards hold only one."""
+    """Sites that are read, e.g. blocks.12.hook_resid_post; may be left out when the Shards hold only one."""
     site_out: tuple[str, ...] = ()
-    """Site that is written, e.g. blocks.8.mlp.hook_out makes a transcoder; left out: the site that is read."""
-    activation: Literal["topk"] = "topk"
-    """Activation rule: topk keeps the k largest pre-activations of each token, if above zero."""
+    """Sites that are written, e.g. blocks.8.mlp.hook_out makes a transcoder; left out: those that are read."""
+    across: Literal["together", "cross_layer", "shared"] = "together"
+    """What several sites make: together (a crosscoder: each latent reads and writes all of them), cross_layer (a latent reads
+    one site and writes that layer and later ones), shared (one dictionary acts on each site by itself)."""
+    activation: Literal["topk", "batch_topk", "relu", "gated", "jumprelu"] = "topk"
+    """Activation rule: topk keeps the k largest pre-activations of each token, batch_topk k a token on average over a batch;
+    relu, gated and jumprelu are made sparse by a penalty."""
     latents: int = 16_384
-    """Number of latents (dictionary rows)."""
+    """Number of latents (dictionary rows); of a cross-layer dictionary those of all its layers."""
     k: int = 32
-    """Latents that may be active on one token."""
+    """Latents that are active on a token: at most (topk), on average (batch_topk), or what the penalty is steered to (relu, gated,
+    jumprelu); of a cross-layer dictionary in each layer."""
+    matryoshka: tuple[int, ...] = ()
+    """Widths of nested prefixes that reconstruct by themselves too, e.g. 1024 4096; the whole is added; left out: none."""
     skip: bool = False
     """Add a linear path from the read to the written site (skip transcoder)."""
 
@@ -47,35 +63,114 @@ class DictionaryConfig:
     def __post_init__(self) -> None:
         for name in ("site", "site_out"):
             object.__setattr__(self, name, as_sites(getattr(self, name)))
-        if len(self.site) > 1 or len(self.site_out) > 1:
-            raise UserError(
-                f"expected one site to read and one to write; got {self.site} and {self.site_out}; train one each"
-            )
+        object.__setattr__(self, "matryoshka", tuple(self.matryoshka))
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"expected activation {', '.join(ACTIVATIONS)}; got {self.activation!r}")
+        if self.across not in ("together", "cross_layer", "shared"):
+            raise UserError(f"expected across together, cross_layer or shared; got {self.across!r}")
         if not 1 <= self.k <= self.latents:
             raise UserError(
                 f"expected k of 1 to {self.latents} (the latents); got k={self.k}; lower --k or raise --latents"
             )
-        if self.activation != "topk":
-            raise UserError(f"expected activation topk; got {self.activation!r}")
+        self._check_sites()
+        self._check_blocks()
         if self.skip and not self.is_transcoder:
             raise UserError(
                 "expected --site-out with --skip: a linear path from a site to itself explains it all; drop one"
             )
+        if self.skip and len(self.site) != 1:
+            raise UserError(f"expected one site to read and one to write with --skip; got {self.site}; drop one")
+
+    def _check_sites(self) -> None:
+        for name in ("site", "site_out"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UserError(f"expected each site once; got {name} {', '.join(getattr(self, name))}; drop one")
+        pairs = self.across != "together"
+        if pairs and len(self.site) < 2:
+            raise UserError(f"expected several sites with --across {self.across}; got {self.site or 'none'}; name them")
+        if pairs and self.site_out and len(self.site_out) != len(self.site):
+            raise UserError(
+                f"expected a site to write for each that is read with --across {self.across}; "
+                f"got {len(self.site)} and {len(self.site_out)}; name as many"
+            )
+
+    def _check_blocks(self) -> None:
+        widths = self.matryoshka
+        if any(wide <= narrow for narrow, wide in zip((0, *widths), widths, strict=False)):
+            raise UserError(f"expected matryoshka widths that rise from 1; got {widths}; sort them")
+        if widths and widths[-1] > self.block_latents:
+            raise UserError(f"expected matryoshka widths of at most {self.block_latents}; got {widths[-1]}; lower it")
+        if self.latents % self.blocks:
+            raise UserError(
+                f"expected latents that {self.blocks} layers can share; got {self.latents}; take a multiple of {self.blocks}"
+            )
+        if self.k > self.block_latents:
+            raise UserError(
+                f"expected k of at most the {self.block_latents} latents of a layer; got {self.k}; lower --k"
+            )
 
     @property
     def is_transcoder(self) -> bool:
-        """True if the site that is written is not the one that is read."""
+        """True if the sites that are written are not those that are read."""
         return bool(self.site_out) and self.site_out != self.site
 
     @property
+    def is_sae(self) -> bool:
+        """True if it reads one site at a time and writes it: b_dec is then subtracted before encoding."""
+        return not self.is_transcoder and (len(self.site) <= 1 or self.across == "shared")
+
+    @property
+    def sites_out(self) -> tuple[str, ...]:
+        """The sites that are written."""
+        return self.site_out or self.site
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """All its sites, each once."""
+        return tuple(dict.fromkeys((*self.site, *self.sites_out)))
+
+    @property
     def read(self) -> str:
-        """The site that is read; empty if none was named."""
+        """The first site that is read; empty if none was named."""
         return self.site[0] if self.site else ""
 
     @property
     def write(self) -> str:
-        """The site that is written."""
+        """The first site that is written."""
         return self.site_out[0] if self.site_out else self.read
+
+    @property
+    def blocks(self) -> int:
+        """Into how many groups the latents are split by what they read: the layers of a cross-layer dictionary, else 1."""
+        return len(self.site) if self.across == "cross_layer" else 1
+
+    @property
+    def block_latents(self) -> int:
+        """Latents of one such group."""
+        return self.latents // self.blocks
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """Widths of the nested prefixes of a block, the whole last; only that without matryoshka."""
+        return tuple(dict.fromkeys((*self.matryoshka, self.block_latents)))
+
+    def identity(self) -> str:
+        """What a fingerprint holds of the shape; fields that an earlier version did not have are left out at their defaults."""
+        first = ("site", "site_out", "activation", "latents", "k", "skip")
+        later = [
+            item.name
+            for item in dataclasses.fields(self)
+            if item.name not in first and getattr(self, item.name) != item.default
+        ]
+        return f"DictionaryConfig({', '.join(f'{name}={getattr(self, name)!r}' for name in (*first, *later))})"
+
+
+LEAST = {"tokens": 1, "batch": 1, "log_every": 1, "checkpoint_every": 1, "accumulate": 1, "drop_positions": 0}
+CHOICES = {
+    "matmul": ("auto", "float32", "bfloat16"),
+    "center": ("mean", "median", "none"),
+    "optimizer": ("adam", "factored"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +190,31 @@ class TrainConfig:
     seed: int = 0
     """Seed of the initial weights and of the order of the tokens."""
     warmup: float = 0.02
-    """Share of the steps over which the learning rate rises from 0."""
+    """Tokens over which the learning rate, and the sparsity penalty, rise from 0; below 1, a share of all."""
     decay: float = 0.3
-    """Share of the steps, at the end, over which the learning rate falls to 0."""
+    """Tokens, at the end, over which the learning rate falls to 0; below 1, a share of all."""
+    penalty: Literal["auto", "l1", "anneal", "tanh", "l0"] = "auto"
+    """What makes relu, gated and jumprelu sparse: l1 (relu, gated), anneal (relu: |a|^p, p falling from 1 to 0.2), tanh (relu, jumprelu),
+    l0 (jumprelu: a step, by its pseudo-gradient); auto: l1, for jumprelu l0."""
+    sparsity: float | None = None
+    """Weight of that penalty; left out: it is steered so that k latents are active on a token."""
+    bandwidth: float = 1.0
+    """Width of the window around its threshold in which a pre-activation moves it (jumprelu), in standard deviations of an input entry."""
     auxk: float = 0.03125
-    """Weight of the loss that lets dead latents explain what the live ones leave (Gao et al. 2024, A.2); 0 turns it off."""
+    """Weight of the loss that lets dead latents explain what the live ones leave (Gao et al. 2024, A.2), or that pulls them towards
+    their thresholds (jumprelu); 0 turns it off."""
     dead_after: int | None = None
     """Tokens without firing after which a latent is dead; left out: a twentieth of the training tokens, at most 10 million."""
-    center: bool = True
-    """Subtract the mean activation before training (folded into the saved weights)."""
+    center: Literal["mean", "median", "none"] = "mean"
+    """What is subtracted before training, and folded into the saved weights: the mean activation, the geometric median, nothing."""
+    accumulate: int = 1
+    """Parts that a batch goes through the dictionary in, their gradients added: less memory, the same step; batch_topk chooses in each."""
+    clip: float = 0.0
+    """Largest norm of the whole gradient, longer ones are shortened to it; 0: none."""
+    optimizer: Literal["adam", "factored"] = "adam"
+    """adam, or factored: its first moment in bfloat16 and its second as a row and a column, a quarter of the memory."""
+    ema: float = 0.0
+    """Share of the old in a running average of the weights that is saved instead of the last ones, e.g. 0.999; 0: none."""
     drop_positions: int = 1
     """Leading positions of a block that are left out of training (the attention sink)."""
     drop_norm: float = 10.0
@@ -118,30 +229,59 @@ class TrainConfig:
     _repr_html_ = drawn
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("tokens", 1),
-            ("batch", 1),
-            ("log_every", 1),
-            ("checkpoint_every", 1),
-            ("drop_positions", 0),
-        ):
+        if isinstance(self.center, bool):  # as earlier versions wrote it
+            object.__setattr__(self, "center", "mean" if self.center else "none")
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"expected {name} of at least {least}; got {getattr(self, name)}; raise it")
-        for name in ("warmup", "decay", "held_out"):
+        for name in ("held_out", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"expected {name} to be a share in [0, 1); got {getattr(self, name)}")
-        for name in ("auxk", "drop_norm", "dead_after"):
+        for name in ("warmup", "decay", "auxk", "drop_norm", "dead_after", "clip", "sparsity"):
             if not 0 <= (getattr(self, name) or 0) < float("inf"):
                 raise UserError(f"expected {name} to be zero or more; got {getattr(self, name)}")
-        if self.matmul not in ("auto", "float32", "bfloat16"):
-            raise UserError(f"expected matmul auto, float32 or bfloat16; got {self.matmul!r}")
+        for name in ("matmul", "center", "optimizer"):
+            if getattr(self, name) not in CHOICES[name]:
+                raise UserError(f"expected {name} {', '.join(CHOICES[name])}; got {getattr(self, name)!r}")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise UserError(f"expected a learning rate above zero; got lr={self.lr}; leave it out for the default")
+        self._check_penalty()
+
+    def _check_penalty(self) -> None:
+        rule = self.dictionary.activation
+        if rule not in PENALISED and (self.penalty != "auto" or self.sparsity is not None):
+            raise UserError(
+                f"expected a penalty and its weight with {', '.join(PENALISED)} only; {rule} is sparse by k; drop --penalty and --sparsity"
+            )
+        if self.penalty not in ("auto", *PENALTIES.get(rule, ())):
+            raise UserError(f"expected penalty auto, {', '.join(PENALTIES[rule])} with {rule}; got {self.penalty!r}")
+        if rule == "jumprelu" and not 0 < self.bandwidth < float("inf"):
+            raise UserError(f"expected a bandwidth above zero; got {self.bandwidth}")
+        if rule != "jumprelu" and self.bandwidth != TrainConfig.bandwidth:
+            raise UserError(
+                f"expected a bandwidth with jumprelu only; {rule} has no thresholds to train; drop --bandwidth"
+            )
 
     @property
     def steps(self) -> int:
         """Optimiser steps: tokens over batch, rounded up."""
         return -(-self.tokens // self.batch)
+
+    @property
+    def warmup_steps(self) -> float:
+        """Steps over which the learning rate rises."""
+        return self.warmup * self.steps if self.warmup < 1 else self.warmup / self.batch
+
+    @property
+    def decay_steps(self) -> float:
+        """Steps over which it falls."""
+        return self.decay * self.steps if self.decay < 1 else self.decay / self.batch
+
+    @property
+    def penalised(self) -> str:
+        """What is penalised: the penalty of the activation rule, with auto resolved; empty if there is none."""
+        usual = PENALTIES.get(self.dictionary.activation, ("",))[0]
+        return usual if self.penalty == "auto" else self.penalty
 
     @property
     def peak_lr(self) -> float:
@@ -162,6 +302,7 @@ class TrainConfig:
         """The config that `to_dict` wrote."""
         inner = dict(data["dictionary"])
         inner |= {name: as_sites(inner.get(name)) for name in ("site", "site_out")}
+        inner["matryoshka"] = tuple(inner.get("matryoshka") or ())
         return TrainConfig(**{**data, "dictionary": DictionaryConfig(**inner)})
 
 

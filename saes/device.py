@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import plain, step
 from .rows import Pair
-from .step import TrainState, set_rate, train_step, update
+from .state import TrainState
 
 AHEAD = 2  # steps
 WARM_UP = 3  # steps before the capture, in which kernels are compiled and workspaces made
@@ -46,8 +47,19 @@ def on_device(pairs: Iterable[Pair], device: torch.device) -> Iterator[Pair]:
 
 
 def stepper(state: TrainState) -> Callable[[Pair], Float[Tensor, "metric"]]:
-    """`train_step` bound to the state; on CUDA captured as a graph and replayed."""
-    return GraphedStep(state) if state.lr.device.type == "cuda" else partial(train_step, state)
+    """A training step bound to the state: the fast one where it applies (on CUDA captured as a graph), else the plain one."""
+    if not step.applies(state):
+        return partial(train_step, state, plain.update)
+    return GraphedStep(state) if state.lr.device.type == "cuda" else partial(train_step, state, step.update)
+
+
+def train_step(state: TrainState, update: Callable[[TrainState, Pair], Tensor], pair: Pair) -> Float[Tensor, "metric"]:
+    """One optimiser step on a centred and scaled batch; returns the numbers named by `state.metrics`, on the device."""
+    state.set_rate()
+    metrics = update(state, pair)
+    state.settle()
+    state.step += 1
+    return metrics
 
 
 class GraphedStep:
@@ -64,15 +76,16 @@ class GraphedStep:
         """One step; the numbers named in METRICS, on the device."""
         self.steps += 1
         if self.steps <= WARM_UP or len(pair.x) != self.state.config.batch:
-            return train_step(self.state, pair)
+            return train_step(self.state, step.update, pair)
         if self.graph is None:
             self._capture(pair)
         assert self.graph is not None
         self.pair.x.copy_(pair.x)
         if self.pair.y is not self.pair.x:
             self.pair.y.copy_(pair.y)
-        set_rate(self.state)
+        self.state.set_rate()
         self.graph.replay()
+        self.state.settle()
         self.state.step += 1
         return self.metrics.clone()
 
@@ -82,4 +95,4 @@ class GraphedStep:
         self.pair = Pair(x, x if pair.y is pair.x else pair.y.clone())
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.metrics = update(self.state, self.pair)
+            self.metrics = step.update(self.state, self.pair)

@@ -1,12 +1,13 @@
-"""Dictionary: reads a site, gives sparse Codes, writes a site.
+"""Dictionary: reads sites, gives sparse Codes, writes sites.
 
-    SAE           pre = W_enc (x - b_dec) + b_enc     x_hat = sum_j a_j W_dec[j] + b_dec
-    transcoder    pre = W_enc x + b_enc               y_hat = sum_j a_j W_dec[j] + b_dec (+ W_skip x)
-    a             = the k largest pre-activations, ReLU'd (Gao et al. 2024; Dunefsky et al. 2024 for transcoders)
+    SAE           codes = rule(W_enc (x - b_dec) + b_enc)     x_hat = sum_j a_j W_dec[j] + b_dec
+    otherwise     codes = rule(W_enc x + b_enc)               y_hat = sum_j a_j W_dec[j] + b_dec (+ W_skip x)
 
-What it reads and writes is data, not a class: one class serves both. In memory `W_enc` and `W_dec` are `[latent d]`, a
-latent is a row. Saved and loaded dictionaries act on raw activations: centring and scaling used in training are folded
-into the weights (`fold` below), which the positive homogeneity of top-k and ReLU makes exact.
+The rules are in rules.py: topk, batch_topk, relu, gated, jumprelu. What it reads and writes is data, not a class, so one class serves
+SAEs, transcoders (Dunefsky et al. 2024), crosscoders over layers or models (Lindsey et al. 2024), cross-layer transcoders
+(Ameisen et al. 2025) and dictionaries that several layers share; layout.py says which latents see which sites. In memory
+`W_enc` and `W_dec` are `[latent d]`, a latent is a row. Saved and loaded dictionaries act on raw activations: what training
+centred and scaled is folded into the weights (fold.py).
 """
 
 from __future__ import annotations
@@ -14,40 +15,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..kernels import decode, encode_topk
+from ..kernels import decode
+from . import rules
 from .codes import Codes
 from .config import DictionaryConfig
 from .drawn import drawn
 from .errors import UserError
 from .keep import KeepRule
+from .layout import Block, Layout, single
 
 Activations = Tensor | Mapping[str, Tensor]
-
-
-class Scaling(NamedTuple):
-    """Training sees (x - mean) / scale: the mean `[d]` and one scale of the read and of the written site."""
-
-    mean_in: Float[Tensor, "d_in"]
-    scale_in: float
-    mean_out: Float[Tensor, "d_out"]
-    scale_out: float
-
-    def to(self, device: torch.device) -> Scaling:
-        """The same on another device."""
-        return self._replace(mean_in=self.mean_in.to(device), mean_out=self.mean_out.to(device))
 
 
 class Dictionary(nn.Module):
     """A trained dictionary; `.config` is its shape, `.metadata` where it comes from (model, shards, exclusion rule).
 
-    Parameters: `W_enc [latent d_in]`, `b_enc [latent]`, `W_dec [latent d_out]`, `b_dec [d_out]`, and `W_skip
-    [d_out d_in]` or None. `.folder` is where it was saved or loaded, None before.
+    Parameters, with d_in and d_out the summed widths of the sites: `W_enc [latent d_in]` (of a cross-layer or shared one
+    `[latent d]`, of one site), `b_enc [latent]`, `W_dec [latent d_out]`, `b_dec [d_out]`; where there are any, else None,
+    `W_skip [d_out d_in]`, `threshold [latent]`, `r_mag` and `b_mag [latent]`. A shared one has `[site latent]` and
+    `[site d]` for the biases and thresholds; `at(site)` is the dictionary of one of its sites. `.folder` is where it was
+    saved or loaded, None before.
     """
 
     W_enc: nn.Parameter
@@ -55,21 +48,24 @@ class Dictionary(nn.Module):
     W_dec: nn.Parameter
     b_dec: nn.Parameter
     W_skip: nn.Parameter | None
+    threshold: nn.Parameter | None
+    r_mag: nn.Parameter | None
+    b_mag: nn.Parameter | None
 
-    def __init__(self, config: DictionaryConfig, tensors: Mapping[str, Tensor], metadata: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        config: DictionaryConfig,
+        tensors: Mapping[str, Tensor],
+        metadata: dict[str, Any] | None = None,
+        widths: Mapping[str, int] | None = None,
+    ):
+        """`widths` of its sites; left out, sites that are read together have equal widths. UserError unless shapes fit."""
         super().__init__()
         self.config, self.metadata = config, metadata or {}
         self.folder: Path | None = None
         self._hashed: tuple[list[tuple[int, int]], str] | None = None
-        d_in, d_out = tensors["W_enc"].shape[-1], tensors["W_dec"].shape[-1]
-        shapes = {
-            "W_enc": (config.latents, d_in),
-            "b_enc": (config.latents,),
-            "W_dec": (config.latents, d_out),
-            "b_dec": (d_out,),
-        }
-        if config.skip:
-            shapes["W_skip"] = (d_out, d_in)
+        self.layout = layout_of(config, tensors, widths)
+        shapes = shapes_of(self.layout)
         for name, shape in shapes.items():
             if name not in tensors or tuple(tensors[name].shape) != shape:
                 came = tuple(tensors[name].shape) if name in tensors else "none"
@@ -77,28 +73,44 @@ class Dictionary(nn.Module):
                     f"expected {name} of shape {shape} for this dictionary; got {came}; the file is damaged"
                 )
             self.register_parameter(name, nn.Parameter(tensors[name], requires_grad=False))
-        if not config.skip:
-            self.register_parameter("W_skip", None)
+        for name in ("W_skip", "threshold", "r_mag", "b_mag"):
+            if name not in shapes:
+                self.register_parameter(name, None)
 
     @property
     def read(self) -> str:
-        """The site it reads."""
+        """The site it reads, the first where there are several (`config.site`)."""
         return self.config.read
 
     @property
     def write(self) -> str:
-        """The site it writes."""
+        """The site it writes, the first where there are several (`config.sites_out`)."""
         return self.config.write
 
     @property
+    def sites(self) -> tuple[str, ...]:
+        """All sites that it reads or writes."""
+        return self.config.sites
+
+    @property
     def is_sae(self) -> bool:
-        """True if it writes where it reads."""
-        return not self.config.is_transcoder
+        """True if it reads one site at a time and writes it."""
+        return self.config.is_sae
+
+    @property
+    def is_single(self) -> bool:
+        """True if it reads one site and writes one."""
+        return len(self.layout.reads) == len(self.layout.writes) == 1
 
     @property
     def d_in(self) -> int:
-        """Width of the read site."""
-        return self.W_enc.shape[1]
+        """Width of what it reads: the sum over its sites, or one site's if they share it."""
+        return self.layout.d_in // self.layout.copies
+
+    @property
+    def d_out(self) -> int:
+        """Width of what it writes."""
+        return self.W_dec.shape[1]
 
     @property
     def fingerprint(self) -> str:
@@ -106,7 +118,7 @@ class Dictionary(nn.Module):
         tensors = [tensor for _, tensor in sorted(self.named_parameters())]
         state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
         if self._hashed is None or self._hashed[0] != state:
-            digest = hashlib.blake2b(repr(self.config).encode(), digest_size=16)
+            digest = hashlib.blake2b(self.config.identity().encode(), digest_size=16)
             for tensor in tensors:
                 digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
             self._hashed = state, digest.hexdigest()
@@ -121,15 +133,60 @@ class Dictionary(nn.Module):
         """The tokens that this dictionary answers for, given activations `{site: [token d]}` (see keep.py)."""
         return self.keep_rule.mask(positions, activations)
 
-    def encode(self, x: Activations) -> Codes:
-        """Sparse codes of activations `[token d_in]` (or `{site: tensor}` holding the read site), per token."""
-        x = self._input(x)
-        b_enc = self.b_enc - self.W_enc @ self.b_dec if self.is_sae else self.b_enc
-        values, indices = encode_topk(x, self.W_enc, b_enc, self.config.k)
-        return Codes(values, indices)
+    def at(self, site: str) -> Dictionary:
+        """The dictionary of one site of a shared one: the same matrices, the biases of that site; itself if there is but one."""
+        if not self.layout.is_shared:
+            if (site,) != self.config.site:
+                raise UserError(
+                    f"expected a site of a shared dictionary; {site} is read together with others; drop at()"
+                )
+            return self
+        if site not in self.config.site:
+            raise UserError(f"expected one of {', '.join(self.config.site)}; got {site}; name it")
+        number = self.config.site.index(site)
+        own = {name: tensor if name.startswith("W") else tensor[number] for name, tensor in self.named_parameters()}
+        made = Dictionary(single(self.config, number), {n: t.detach() for n, t in own.items()}, self.metadata)
+        made.folder = self.folder
+        return made
 
-    def decode(self, codes: Codes, x: Activations | None = None) -> Float[Tensor, "token d_out"]:
-        """Reconstruction from codes; a skip path needs the input `x` too (ValueError without it)."""
+    def encode(self, x: Activations) -> Codes:
+        """Sparse codes of activations, per token: `[token d]`, `[token read d]`, or `{site: [token d]}` holding what is read.
+
+        UserError for a shared dictionary, unless `x` holds exactly one of its sites: ask `at(site)`.
+        """
+        if self.layout.is_shared:
+            return self._only(x).encode(x)
+        flat = self._input(x)
+        codes = [self._encode(block, flat[:, block.reads]) for block in self.layout.blocks]
+        return codes[0] if len(codes) == 1 else joined(codes)
+
+    def _encode(self, block: Block, x: Float[Tensor, "token d"]) -> Codes:
+        W_enc, b_enc = self.W_enc[block.latents], self.b_enc[block.latents]
+        extra = {name: getattr(self, name)[block.latents] for name in rules.EXTRA[self.config.activation]}
+        if self.is_sae:
+            shift = W_enc @ self.b_dec
+            b_enc = b_enc - shift
+            if "b_mag" in extra:
+                extra["b_mag"] = extra["b_mag"] - extra["r_mag"].exp() * shift
+        values, indices = rules.encode(self.config, x, W_enc, b_enc, extra)
+        return Codes(values, indices + block.latents.start if block.latents.start else indices)
+
+    def decode(self, codes: Codes, x: Activations | None = None) -> Any:
+        """Reconstruction from codes; a skip path needs the input `x` too (ValueError without it).
+
+        `[token d]` for one written site, `[token write d]` for several of one width, else `{site: [token d]}`.
+        """
+        flat = self.decode_flat(codes, x)
+        widths = self.layout.writes
+        if len(widths) == 1:
+            return flat
+        same = len({*widths.values()}) == 1
+        return flat.unflatten(1, (len(widths), -1)) if same else self.layout.split(flat, widths)
+
+    def decode_flat(self, codes: Codes, x: Activations | None = None) -> Float[Tensor, "token d_out"]:
+        """The same with the written sites side by side. UserError for a shared dictionary: ask `at(site)`."""
+        if self.layout.is_shared:
+            raise UserError("expected the site of these codes, whose bias is its own; call at(site).decode(codes)")
         out = decode(codes.values, codes.indices, self.W_dec) + self.b_dec
         if self.W_skip is None:
             return out
@@ -137,20 +194,68 @@ class Dictionary(nn.Module):
             raise UserError("expected the input x, which the skip path of this dictionary needs; call decode(codes, x)")
         return out + self._input(x) @ self.W_skip.T
 
-    def forward(self, x: Activations) -> Float[Tensor, "token d_out"]:
-        """Reconstruction of the written site from the read site."""
-        return self.decode(self.encode(x), x)
+    def forward(self, x: Activations) -> Any:
+        """Reconstruction of what it writes from what it reads; of a shared one `{site: [token d]}` for each site of `x`."""
+        if not self.layout.is_shared:
+            return self.decode(self.encode(x), x)
+        if isinstance(x, Tensor):
+            return self._only(x)(x)
+        return {
+            out: self.at(site)(x[site])
+            for site, out in zip(self.config.site, self.config.sites_out, strict=True)
+            if site in x
+        }
+
+    def _only(self, x: Activations) -> Dictionary:
+        """The dictionary of the one site that `x` holds."""
+        found = [] if isinstance(x, Tensor) else [site for site in self.config.site if site in x]
+        if len(found) != 1:
+            raise UserError(
+                f"expected {{site: tensor}} with one of {', '.join(self.config.site)}, which share this dictionary; "
+                f"got {', '.join(found) or 'a tensor'}; call at(site)"
+            )
+        return self.at(found[0])
 
     def _input(self, x: Activations) -> Float[Tensor, "token d_in"]:
+        reads = self.layout.reads
         if not isinstance(x, Tensor):
-            if self.read not in x:
-                raise UserError(f"expected activations of {self.read}; got {', '.join(x)}; cache that site")
-            x = x[self.read]
-        if x.ndim != 2 or x.shape[1] != self.d_in:
+            for site in reads:
+                if site not in x:
+                    raise UserError(f"expected activations of {site}; got {', '.join(x)}; cache that site")
+            x = self.layout.flat(x, reads)
+        elif x.ndim == 3 and x.shape[1] == len(reads) > 1:
+            x = x.flatten(1)
+        if x.ndim != 2 or x.shape[1] != self.layout.d_in:
+            shape = (
+                f"[token {self.layout.d_in}]"
+                if len(reads) == 1
+                else f"[token {len(reads)} {self.layout.d_in // len(reads)}]"
+            )
             raise UserError(
-                f"expected activations [token {self.d_in}]; got {list(x.shape)}; is it the site {self.read}?"
+                f"expected activations {shape}; got {list(x.shape)}; is it {', '.join(reads) or 'this site'}?"
             )
         return x.to(self.W_enc.device, self.W_enc.dtype)
+
+    def encoders(self) -> dict[str, Float[Tensor, "latent width"]]:
+        """What each read site contributes to the latents: views of `W_enc` (a cross-layer latent reads only its own)."""
+        if self.config.across == "cross_layer":
+            return {
+                site: self.W_enc[block.latents]
+                for site, block in zip(self.layout.reads, self.layout.blocks, strict=True)
+            }
+        return (
+            dict.fromkeys(self.layout.reads, self.W_enc)
+            if self.layout.is_shared
+            else self.layout.split(self.W_enc, self.layout.reads)
+        )
+
+    def decoders(self) -> dict[str, Float[Tensor, "latent width"]]:
+        """What the latents write to each site: views of `W_dec`."""
+        return (
+            dict.fromkeys(self.layout.writes, self.W_dec)
+            if self.layout.is_shared
+            else self.layout.split(self.W_dec, self.layout.writes)
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write `cfg.json` and `sae_weights.safetensors` (SAELens v6 layout; see docs/formats.md)."""
@@ -173,28 +278,40 @@ class Dictionary(nn.Module):
     _repr_html_ = drawn
 
     def __repr__(self) -> str:
-        path = self.read or "activations"
-        path = path if self.is_sae else f"{path} → {self.write}"
-        skip = ", skip" if self.config.skip else ""
-        return (
-            f"Dictionary({path}: {self.config.latents:,} latents of {self.d_in} dimensions, top {self.config.k}{skip})"
-        )
+        config = self.config
+        reads, writes = ", ".join(config.site) or "activations", ", ".join(config.sites_out)
+        path = f"{reads} → {writes}" if config.is_transcoder else reads
+        about = [f"top {config.k}" if config.activation == "topk" else f"{config.activation} {config.k}"]
+        about += [config.across] if len(config.site) > 1 else []
+        about += [f"matryoshka {', '.join(map(str, config.matryoshka))}"] if config.matryoshka else []
+        about += ["skip"] if config.skip else []
+        return f"Dictionary({path}: {config.latents:,} latents of {self.d_in} dimensions, {', '.join(about)})"
 
 
-def fold(tensors: Mapping[str, Tensor], scaling: Scaling, config: DictionaryConfig) -> dict[str, Tensor]:
-    """Weights on raw activations from weights on (x - mean) / scale; latents then have the unit of the written site.
+def joined(codes: list[Codes]) -> Codes:
+    """Codes of the same tokens under several blocks, side by side."""
+    return Codes(torch.cat([one.values for one in codes], 1), torch.cat([one.indices for one in codes], 1))
 
-    With s the scales and m the means: W_enc' = (s_out / s_in) W_enc, W_dec' = W_dec, and
-    SAE: b_enc' = s b_enc, b_dec' = s b_dec + m. Transcoder: b_enc' = s_out b_enc - W_enc' m_in,
-    W_skip' = (s_out / s_in) W_skip, b_dec' = s_out b_dec + m_out - W_skip' m_in.
-    """
-    ratio = scaling.scale_out / scaling.scale_in
-    out = {"W_enc": tensors["W_enc"] * ratio, "W_dec": tensors["W_dec"]}
-    out["b_enc"] = tensors["b_enc"] * scaling.scale_out
-    out["b_dec"] = tensors["b_dec"] * scaling.scale_out + scaling.mean_out
-    if config.is_transcoder:
-        out["b_enc"] = out["b_enc"] - out["W_enc"] @ scaling.mean_in
-    if config.skip:
-        out["W_skip"] = tensors["W_skip"] * ratio
-        out["b_dec"] = out["b_dec"] - out["W_skip"] @ scaling.mean_in
-    return {name: tensor.detach().clone().contiguous() for name, tensor in out.items()}
+
+def layout_of(config: DictionaryConfig, tensors: Mapping[str, Tensor], widths: Mapping[str, int] | None) -> Layout:
+    """The layout whose widths are given, or follow from the tensors."""
+    reads, writes = config.site or ("",), config.sites_out or ("",)
+    try:
+        d_in, d_out = tensors["W_enc"].shape[-1], tensors["W_dec"].shape[-1]
+    except (KeyError, IndexError) as error:
+        raise UserError("expected W_enc and W_dec [latent d] of a dictionary; got none; the file is damaged") from error
+    if widths is not None:
+        return Layout(config, {site: int(widths[site]) for site in reads}, {site: int(widths[site]) for site in writes})
+    shares_in = 1 if config.across != "together" else len(reads)
+    shares_out = 1 if config.across == "shared" else len(writes)
+    return Layout(config, dict.fromkeys(reads, d_in // shares_in), dict.fromkeys(writes, d_out // shares_out))
+
+
+def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a dictionary of this layout."""
+    config, block = layout.config, layout.blocks[0]
+    latents, copies = config.latents, (layout.copies,) if layout.is_shared else ()
+    d_out = layout.d_out // layout.copies
+    own = dict.fromkeys(("b_enc", *rules.EXTRA[config.activation]), (*copies, latents))
+    shapes = {"W_enc": (latents, block.reads.stop), "W_dec": (latents, d_out), "b_dec": (*copies, d_out), **own}
+    return {**shapes, "W_skip": (layout.d_out, layout.d_in)} if config.skip else shapes

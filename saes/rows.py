@@ -6,13 +6,14 @@ yields `(x, y)` in an order drawn from the seed, from any step on (so training c
 From any other iterable of `[token d]` tensors (or Batches): the first rows are collected until there are enough for
 those statistics, then they and the rest are cut into batches as they come.
 
-Scale is the root mean square of the centred entries, so training sees inputs of unit variance per dimension.
+Scale is the root mean square of a site's centred entries, so training sees inputs of unit variance per dimension. Several sites
+stand side by side in one matrix (layout.py), each with its own mean and scale.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -20,17 +21,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .config import DictionaryConfig, TrainConfig
-from .dictionary import Scaling
 from .errors import UserError
+from .fold import Scaling
 from .keep import KeepRule, fit_keep_rule, row_norms
+from .layout import Layout, columns
 from .shards import Batch, Shards
 
 CHUNK = 16_384
 STREAM_ROWS = 32_768
+MEDIAN_ROWS = 32_768  # rows that the geometric median is fitted on
 
 
 class Pair(NamedTuple):
-    """What is read and what is to be written, of the same tokens."""
+    """What is read and what is to be written, of the same tokens, sites side by side; one tensor twice if they are the same."""
 
     x: Float[Tensor, "token d_in"]
     y: Float[Tensor, "token d_out"]
@@ -41,6 +44,7 @@ class Rows(Protocol):
     """What training needs of its data."""
 
     config: DictionaryConfig
+    layout: Layout
     keep: KeepRule
     scaling: Scaling
     metadata: dict[str, Any]
@@ -61,7 +65,8 @@ class ShardRows:
     def __init__(self, config: TrainConfig, shards: Shards):
         self.train, self.shards = config, shards
         self.config = _with_sites(config.dictionary, shards)
-        sites = list(dict.fromkeys([self.config.read, self.config.write]))
+        sites = list(self.config.sites)
+        self.layout = layout_for(self.config, {site: shards.width(site) for site in sites})
         norms = {site: torch.cat([row_norms(part[site]) for part in _chunks(shards, sites)]) for site in sites}
         for site, rows in norms.items():
             if not torch.isfinite(rows).all():
@@ -79,9 +84,7 @@ class ShardRows:
                 f"expected tokens to train on; the rule leaves {len(self.rows)} of {len(shards)}; cache more or relax it"
             )
         parts = (shards.read(sites, index) for index in self.rows.split(CHUNK))
-        self.scaling = fit_scaling(
-            (Pair(p[self.config.read].float(), p[self.config.write].float()) for p in parts), config.center
-        )
+        self.scaling = fit_scaling((paired(self.layout, part) for part in parts), config.center, self.layout)
         self.metadata = {
             "model": shards.manifest["model"],
             "shards": shards.fingerprint,
@@ -97,13 +100,11 @@ class ShardRows:
         An epoch's last few rows, too few for a batch, wait for another epoch's order: the variance about the mean of a
         handful of rows, by which the loss is divided, is far too small.
         """
-        read, write = self.config.read, self.config.write
         stream = self.shards.batches(
-            self.train.batch, self.train.seed, list({read, write}), self.rows, start, epochs=2**31, only_whole=True
+            self.train.batch, self.train.seed, list(self.config.sites), self.rows, start, epochs=2**31, only_whole=True
         )
         for batch in stream:
-            x = batch.activations[read].float()
-            yield Pair(x, x if write == read else batch.activations[write].float())
+            yield paired(self.layout, batch.activations)
 
 
 class StreamRows:
@@ -111,50 +112,48 @@ class StreamRows:
 
     def __init__(self, config: TrainConfig, data: Iterable[Any]):
         self.config, self.batch = config.dictionary, config.batch
-        pairs = (self._pair(item) for item in data)
-        head: list[Pair] = []
+        self.sites = self.config.sites or ("",)
+        items = (self._checked(item) for item in data)
+        head: list[dict[str, Tensor]] = []
         count = 0
-        while count < STREAM_ROWS and (pair := next(pairs, None)) is not None:
-            head.append(pair)
-            count += len(pair.x)
+        while count < STREAM_ROWS and (item := next(items, None)) is not None:
+            head.append(item)
+            count += len(item[self.sites[0]])
         if not count:
             raise UserError("expected activations to train on; got an empty iterable; give tensors [token d]")
-        norms = {
-            self.config.read: torch.cat([row_norms(pair.x) for pair in head]),
-            self.config.write: torch.cat([row_norms(pair.y) for pair in head]),
-        }
+        self.layout = layout_for(self.config, {site: head[0][site].shape[1] for site in self.sites})
+        norms = {site: torch.cat([row_norms(item[site]) for item in head]) for site in self.sites}
         self.keep = fit_keep_rule(norms, None, 0, config.drop_norm)
-        self.scaling = fit_scaling(map(self._kept, head), config.center)
+        self.scaling = fit_scaling(map(self._kept, head), config.center, self.layout)
         self.metadata = {"keep": self.keep.to_dict()}
-        self._pairs = itertools.chain(head, pairs)
+        self._items = itertools.chain(head, items)
 
-    def _pair(self, item: Any) -> Pair:
+    def _checked(self, item: Any) -> dict[str, Tensor]:
+        """An item of the stream as finite activations of each site."""
         if isinstance(item, Batch):
             item = item.activations
         if isinstance(item, Tensor):
-            if self.config.is_transcoder:
+            if len(self.sites) > 1:
                 raise UserError(
-                    f"expected {{site: tensor}} with {self.config.read} and {self.config.write}; got one tensor; "
-                    "a transcoder needs both"
+                    f"expected {{site: tensor}} with {', '.join(self.sites)}; got one tensor; a dictionary of several sites needs all"
                 )
-            x = y = item
-        else:
-            missing = [site for site in (self.config.read, self.config.write) if site not in item]
-            if missing:
-                wanted = missing[0] or "a site named in the config"
-                raise UserError(f"expected activations of {wanted}; got {', '.join(item)}; name the site")
-            x, y = item[self.config.read], item[self.config.write]
-        if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-            raise UserError(f"expected tensors [token d]; got shapes {tuple(x.shape)}, {tuple(y.shape)}")
-        if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
+            item = {self.sites[0]: item}
+        missing = [site for site in self.sites if site not in item]
+        if missing:
+            wanted = missing[0] or "a site named in the config"
+            raise UserError(f"expected activations of {wanted}; got {', '.join(item)}; name the site")
+        item = {site: item[site] for site in self.sites}
+        if any(x.ndim != 2 for x in item.values()) or len({len(x) for x in item.values()}) > 1:
+            raise UserError(
+                f"expected tensors [token d]; got shapes {', '.join(str(tuple(x.shape)) for x in item.values())}"
+            )
+        if not all(torch.isfinite(x).all() for x in item.values()):
             raise UserError("expected finite activations; got NaN or infinity in the stream; check what makes it")
-        x_float = x.float()
-        return Pair(x_float, x_float if y is x else y.float())
+        return item
 
-    def _kept(self, pair: Pair) -> Pair:
-        kept = self.keep.mask(None, {self.config.read: pair.x, self.config.write: pair.y})
-        x = pair.x[kept]
-        return Pair(x, x if pair.y is pair.x else pair.y[kept])
+    def _kept(self, item: dict[str, Tensor]) -> Pair:
+        kept = self.keep.mask(None, item)
+        return paired(self.layout, {site: x[kept] for site, x in item.items()})
 
     def batches(self, start: int) -> Iterator[Pair]:
         """Kept rows regrouped into batches of the configured size; the last may be as small as half of it.
@@ -165,7 +164,7 @@ class StreamRows:
         waiting: list[Pair] = []
         is_first = True
         room = self.batch
-        for pair in map(self._kept, self._pairs):
+        for pair in map(self._kept, self._items):
             while len(pair.x) >= room:
                 yield _join([*waiting, Pair(pair.x[:room], pair.y[:room])])
                 is_first = False
@@ -181,6 +180,18 @@ def _join(pairs: list[Pair]) -> Pair:
     return Pair(torch.cat([pair.x for pair in pairs]), torch.cat([pair.y for pair in pairs]))
 
 
+def layout_for(config: DictionaryConfig, widths: Mapping[str, int]) -> Layout:
+    """The layout of a dictionary on sites of these widths."""
+    reads, writes = config.site or ("",), config.sites_out or ("",)
+    return Layout(config, {site: widths[site] for site in reads}, {site: widths[site] for site in writes})
+
+
+def paired(layout: Layout, activations: Mapping[str, Tensor]) -> Pair:
+    """What is read and written of these activations, in float32."""
+    x = layout.flat(activations, layout.reads).float()
+    return Pair(x, x if layout.writes == layout.reads else layout.flat(activations, layout.writes).float())
+
+
 def _with_sites(config: DictionaryConfig, shards: Shards) -> DictionaryConfig:
     """The config with its sites named, taking the only cached site where none was given."""
     import dataclasses
@@ -189,7 +200,7 @@ def _with_sites(config: DictionaryConfig, shards: Shards) -> DictionaryConfig:
         if len(shards.sites) != 1:
             raise UserError(f"expected --site, one of {', '.join(shards.sites)}; got none; name the site to train on")
         config = dataclasses.replace(config, site=(shards.sites[0],))
-    for site in (config.read, config.write):
+    for site in config.sites:
         shards.width(site)
     return config
 
@@ -207,16 +218,54 @@ def _chunks(shards: Shards, sites: list[str]) -> Iterator[dict[str, Tensor]]:
         yield shards.read(sites, slice(start, start + CHUNK))
 
 
-def fit_scaling(pairs: Iterable[Pair], center: bool) -> Scaling:
-    """Mean and root mean square of x and y, accumulated in float64."""
+def fit_scaling(pairs: Iterable[Pair], center: str, layout: Layout) -> Scaling:
+    """Mean (or geometric median) and root mean square of each site, accumulated in float64."""
     totals: list[Tensor] = []
     count = 0
+    sample: list[Pair] = []
     for pair in pairs:
         parts = [part for side in pair for part in (side.double().sum(0), side.double().square().sum(0))]
         totals = parts if not totals else [total + part for total, part in zip(totals, parts, strict=True)]
         count += len(pair.x)
+        sample += [pair] if center == "median" and sum(len(one.x) for one in sample) < MEDIAN_ROWS else []
     sums, squares = totals[0::2], totals[1::2]
-    means = [total / count if center else torch.zeros_like(total) for total in sums]
-    variances = [square / count - mean.square() for square, mean in zip(squares, means, strict=True)]
-    scales = [max(float(variance.clamp_min(0).mean().sqrt()), 1e-12) for variance in variances]
-    return Scaling(means[0].float(), scales[0], means[1].float(), scales[1])
+    means = [total / count for total in sums]
+    if center == "median":
+        means = [geometric_median(torch.cat(side).double()) for side in zip(*sample, strict=True)]
+    if center == "none":
+        means = [torch.zeros_like(total) for total in sums]
+    # mean (x - m)^2 = mean x^2 - 2 m mean x + m^2, for the centre m that was chosen
+    around = [
+        square / count - 2 * mean * total / count + mean.square()
+        for square, mean, total in zip(squares, means, sums, strict=True)
+    ]
+    scale_in, scale_out = (_scales(one, of) for one, of in zip(around, (layout.reads, layout.writes), strict=True))
+    if layout.is_shared and not layout.config.is_sae:
+        # One pair of matrices serves all sites only where written and read scales have one ratio.
+        scale_out = [one * sum(scale_out) / sum(scale_in) for one in scale_in]
+    return Scaling(
+        means[0].float(), _by_column(scale_in, layout.reads), means[1].float(), _by_column(scale_out, layout.writes)
+    )
+
+
+def _scales(variance: Float[Tensor, "d"], widths: Mapping[str, int]) -> list[float]:
+    return [max(float(variance[site].clamp_min(0).mean().sqrt()), 1e-12) for site in columns(widths)]
+
+
+def _by_column(scales: list[float], widths: Mapping[str, int]) -> float | Float[Tensor, "d"]:
+    """One number for one site; else each site's number at all its columns."""
+    if len(scales) == 1:
+        return scales[0]
+    return torch.cat([torch.full((width,), scale) for scale, width in zip(scales, widths.values(), strict=True)])
+
+
+def geometric_median(x: Float[Tensor, "row d"], rounds: int = 100) -> Float[Tensor, "d"]:
+    """The point with the least summed distance to the rows, by Weiszfeld's iteration from the mean (Vardi and Zhang 2000, eq. 2.6)."""
+    point = x.mean(0)
+    for _ in range(rounds):
+        weight = 1 / (x - point).norm(dim=1).clamp_min(1e-12)
+        moved = (weight @ x) / weight.sum()
+        if (moved - point).norm() <= 1e-9 * moved.norm().clamp_min(1e-30):
+            return moved
+        point = moved
+    return point

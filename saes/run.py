@@ -24,7 +24,7 @@ from .config import TrainConfig
 from .errors import UserError
 from .io import atomic_path, read_json, read_tensors, write_json, write_tensors
 from .reports import Reports
-from .step import METRICS, TrainState
+from .state import TrainState
 
 if TYPE_CHECKING:
     from .dictionary import Dictionary
@@ -43,6 +43,7 @@ class Run:
         self._bar: tqdm | None = None
         self._progress, self._clock = progress, time.perf_counter()
         self._reports, self._steps, self._last_sound = Reports(), list[Tensor](), 0
+        self._names: tuple[str, ...] = ()
         if folder is None:
             return
         if folder.exists() and any(folder.iterdir()):
@@ -72,7 +73,7 @@ class Run:
                 self._restore(path, state, rows)
             write_json(self.folder / "config.json", self.config.to_dict())
             self._cut_log(state.step)
-        self._last_sound = state.step
+        self._last_sound, self._names = state.step, state.metrics
         self._bar = tqdm(
             total=self.config.steps, initial=state.step, desc="train", unit="step", disable=not self._progress
         )
@@ -124,7 +125,8 @@ class Run:
         """Write the lines whose numbers have arrived."""
         for (step, rate), rows in self._reports.arrived(wait):
             steps = {
-                number: dict(zip(METRICS, row, strict=True)) for number, row in enumerate(rows, step - len(rows) + 1)
+                number: dict(zip(self._names, row, strict=True))
+                for number, row in enumerate(rows, step - len(rows) + 1)
             }
             skipped = [number for number, row in steps.items() if row.pop("is_skipped")]
             sound = [number for number in steps if number not in skipped]
@@ -160,7 +162,7 @@ class Run:
             return
         self._write(wait=True)
         about = json.dumps({"step": state.step, "shards": rows.metadata["shards"]}).encode()
-        tensors = {"about": torch.tensor(list(about), dtype=torch.uint8), **_state_tensors(state)}
+        tensors = {"about": torch.tensor(list(about), dtype=torch.uint8), **state.tensors()}
         write_tensors(self.folder / "checkpoint.safetensors", tensors)
 
     def close(self) -> None:
@@ -188,15 +190,6 @@ def _step_of(line: str) -> float:
         return float("inf")  # a line that was cut off when the run was killed
 
 
-def _state_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Everything that a step changes, by name; `_load_state` copies into these tensors."""
-    return {
-        **{f"weight.{name}": tensor for name, tensor in state.weights.items()},
-        **{f"adam.{name}": tensor for name, tensor in state.adam.tensors().items()},
-        "silent_tokens": state.silent_tokens,
-    }
-
-
 def _load_state(state: TrainState, saved: dict[str, Tensor]) -> None:
-    for name, tensor in _state_tensors(state).items():
+    for name, tensor in state.tensors().items():
         tensor.copy_(saved[name])

@@ -33,13 +33,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..kernels import contract, decode, encode_topk, list_by_latent, sae_gradient, select_topk, which
-from .adam import Adam
-from .config import TrainConfig
 from .losses import variation
 from .rows import Pair
+from .state import BIAS_RATE, TrainState
 
 BLOCK = 1024  # latents whose gradient is held at a time, on the CPU
-BIAS_RATE = 3.0  # times the learning rate of the matrices
 
 
 class Slots(NamedTuple):
@@ -51,44 +49,19 @@ class Slots(NamedTuple):
     g: Float[Tensor, "token d_out"]
 
 
-METRICS = ("loss", "fvu", "l0", "dead_share", "is_skipped")
-
-
-class TrainState:
-    """What changes during training: weights, Adam's moments, the silence of each latent, the step."""
-
-    def __init__(self, config: TrainConfig, weights: dict[str, Tensor]):
-        self.config, self.weights, self.step = config, weights, 0
-        self.adam = Adam(weights)
-        W_dec = weights["W_dec"]
-        self.silent_tokens = torch.zeros(len(W_dec), dtype=torch.int64, device=W_dec.device)
-        self.lr = torch.zeros((), device=W_dec.device)
-        self.k_aux = min(max(config.dictionary.k, W_dec.shape[1] // 2), len(W_dec))
-        self.rounds = config.matmul == "bfloat16" or (config.matmul == "auto" and W_dec.device.type == "cuda")
-
-    def multiplied(self, x: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
-        """The matrices in the type that they are multiplied in."""
-        return (x.bfloat16(), W.bfloat16()) if self.rounds else (x, W)
-
-
-def train_step(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
-    """One optimiser step on a centred and scaled batch; returns the numbers named in METRICS, on the device."""
-    set_rate(state)
-    metrics = update(state, pair)
-    state.step += 1
-    return metrics
-
-
-def set_rate(state: TrainState) -> None:
-    """Put this step's learning rate on the device."""
-    state.lr.fill_(state.config.peak_lr * lr_factor(state.step, state.config))
+def applies(state: TrainState) -> bool:
+    """Whether this step does what is asked for: TopK without prefixes, by Adam, the batch at once."""
+    config = state.config
+    shape = config.dictionary
+    usual = config.optimizer == "adam" and config.accumulate == 1 and not config.clip
+    return shape.activation == "topk" and usual and shape.blocks == 1 and len(shape.prefixes) == 1
 
 
 @torch.no_grad()
 def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
     """The step itself, at the rate `state.lr`: on a GPU the same work whatever the data, so that it can be captured."""
     config, w = state.config, state.weights
-    is_sae = not config.dictionary.is_transcoder
+    is_sae = config.dictionary.is_sae
     x = pair.x - w["b_dec"] if is_sae else pair.x
     values, indices = encode_topk(*state.multiplied(x, w["W_enc"]), w["b_enc"], config.dictionary.k)
     y_hat = decode(values, indices, w["W_dec"]) + w["b_dec"]
@@ -204,10 +177,3 @@ def count_silence(state: TrainState, main: Slots) -> None:
     fired = torch.zeros_like(silent).scatter_add_(0, main.indices.reshape(-1), (main.values > 0).long().reshape(-1)) > 0
     heard = torch.where(fired, 0, silent + len(main.x))
     torch.where(state.adam.is_skipped > 0, silent, heard, out=silent)
-
-
-def lr_factor(step: int, config: TrainConfig) -> float:
-    """Learning rate of this step as a share of the peak: linear warm-up, plateau, linear decay to zero."""
-    warm, fall = config.warmup * config.steps, config.decay * config.steps
-    rise = (step + 1) / warm if step + 1 < warm else 1.0
-    return min(rise, (config.steps - step) / fall if config.steps - step < fall else 1.0)

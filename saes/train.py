@@ -32,12 +32,14 @@ from torch import Tensor
 
 from .config import TrainConfig
 from .device import on_device, stepper
-from .dictionary import Dictionary, Scaling, fold
+from .dictionary import Dictionary
 from .errors import UserError
-from .rows import Pair, Rows, open_rows
+from .fold import Scaling, fold
+from .layout import Layout
+from .rows import Pair, open_rows
 from .run import Run
 from .shards import Shards
-from .step import TrainState
+from .state import TrainState
 
 
 def train(
@@ -79,40 +81,56 @@ def train(
 
 def _train(run: Run, config: TrainConfig, data: Shards | Iterable[Any], device: torch.device) -> Dictionary:
     rows = open_rows(config, data)
-    state = TrainState(config, initial_weights(config, rows, device))
+    state = TrainState(config, initial_weights(config, rows.layout, device), rows.layout)
     run.restore(state, rows)
     scaling = rows.scaling.to(device)
     step = stepper(state)
     for pair in on_device(islice(rows.batches(state.step), config.steps - state.step), device):
-        run.log(state, step(scaled(pair, scaling, config.dictionary.is_transcoder)))
+        run.log(state, step(scaled(pair, scaling, rows.layout)))
         run.checkpoint(state, rows)
-    dictionary = Dictionary(rows.config, fold(state.weights, scaling, rows.config), rows.metadata)
+    dictionary = Dictionary(rows.config, fold(state.result(), scaling, rows.layout), rows.metadata, rows.layout.widths)
     run.finish(state, dictionary)
     return dictionary
 
 
-def scaled(pair: Pair, scaling: Scaling, is_transcoder: bool) -> Pair:
-    """The pair centred and scaled; an SAE's two sides are one tensor."""
+def scaled(pair: Pair, scaling: Scaling, layout: Layout) -> Pair:
+    """The pair centred and scaled, one tensor twice if both sides are the same; sites that share a dictionary become tokens."""
     x = (pair.x - scaling.mean_in) / scaling.scale_in
-    return Pair(x, (pair.y - scaling.mean_out) / scaling.scale_out if is_transcoder else x)
+    y = x if pair.y is pair.x else (pair.y - scaling.mean_out) / scaling.scale_out
+    if layout.is_shared:
+        y = y.reshape(-1, layout.d_out // layout.copies)
+        x = y if pair.y is pair.x else x.reshape(-1, layout.d_in // layout.copies)
+    return Pair(x, y)
 
 
-def initial_weights(config: TrainConfig, rows: Rows, device: torch.device) -> dict[str, Float[Tensor, "..."]]:
-    """Random unit decoder rows, the same rows as encoder (an SAE) or rows of its own (a transcoder), zero biases."""
+FIRST_THRESHOLD = 0.5  # in units of a typical active value, sqrt(d / k)
+
+
+def initial_weights(config: TrainConfig, layout: Layout, device: torch.device) -> dict[str, Float[Tensor, "..."]]:
+    """Random unit decoder rows; as encoder the same rows where what is read is written, else rows of its own; zero biases."""
     generator = torch.Generator().manual_seed(config.seed)
-    d_in, d_out = len(rows.scaling.mean_in), len(rows.scaling.mean_out)
-    latents = config.dictionary.latents
+    shape, blocks = config.dictionary, layout.blocks
+    d_in, d_out, latents = blocks[0].reads.stop, layout.d_out // layout.copies, shape.latents
 
-    def unit_rows(d: int) -> Tensor:
-        return torch.nn.functional.normalize(torch.randn(latents, d, generator=generator), dim=1)
+    def unit_rows(count: int, d: int) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(count, d, generator=generator), dim=1)
 
-    W_dec = unit_rows(d_out)
-    tensors = {
-        "W_enc": unit_rows(d_in) if config.dictionary.is_transcoder else W_dec.clone(),
-        "b_enc": torch.zeros(latents),
-        "W_dec": W_dec,
-        "b_dec": torch.zeros(d_out),
-    }
-    if config.dictionary.skip:
+    W_dec = torch.zeros(latents, d_out)
+    for block in blocks:
+        W_dec[block.latents, block.writes] = unit_rows(shape.block_latents, block.writes.stop - block.writes.start)
+    if shape.is_transcoder:
+        W_enc = unit_rows(latents, d_in)
+    else:
+        own = [
+            W_dec[block.latents, block.writes][:, :d_in] for block in blocks
+        ]  # of its own site, where there are later ones
+        W_enc = torch.nn.functional.normalize(torch.cat(own), dim=1) if len(blocks) > 1 else W_dec.clone()
+    tensors = {"W_enc": W_enc, "b_enc": torch.zeros(latents), "W_dec": W_dec, "b_dec": torch.zeros(d_out)}
+    if shape.skip:
         tensors["W_skip"] = torch.zeros(d_out, d_in)
+    if shape.activation == "gated":
+        tensors |= {"r_mag": torch.zeros(latents), "b_mag": torch.zeros(latents)}
+    if shape.activation == "jumprelu":
+        unit = (d_in / shape.k) ** 0.5
+        tensors["log_threshold"] = torch.full((latents,), FIRST_THRESHOLD * unit).log()
     return {name: tensor.to(device) for name, tensor in tensors.items()}

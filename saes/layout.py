@@ -1,0 +1,109 @@
+"""Which columns a latent reads and writes, when what is read and written are several sites.
+
+Activations of several sites are one matrix, the sites side by side: `[token d_in]` with d_in the sum of the widths read, and
+`[token d_out]` likewise. Then a crosscoder is a dictionary on wide activations, and nothing else knows of sites:
+
+    together     one block:          all latents           read all columns             write all columns
+    cross_layer  a block per layer:  latents of layer l    read the columns of site l   write those of l and later ones
+    shared       one block, of one site's width: rows of different sites are different tokens; what a site needs of its
+                 own, its mean and scale, is in biases of its own
+
+A latent's encoder row has the width of what its block reads; its decoder row is over all columns, zero where it writes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .config import DictionaryConfig
+from .errors import UserError
+
+
+class Block(NamedTuple):
+    """Latents that read the same columns and write the same columns."""
+
+    latents: slice
+    reads: slice
+    writes: slice
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sites of a dictionary in order, their widths, and its blocks."""
+
+    config: DictionaryConfig
+    reads: dict[str, int]
+    writes: dict[str, int]
+
+    def __post_init__(self) -> None:
+        widths = {*self.reads.values(), *self.writes.values()}
+        if self.config.across != "together" and len({*self.reads.values()}) > 1:
+            raise UserError(
+                f"expected sites of one width with --across {self.config.across}; got {sorted(widths)}; train one each"
+            )
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of each site."""
+        return {**self.reads, **self.writes}
+
+    @property
+    def d_in(self) -> int:
+        """Columns of the flat input."""
+        return sum(self.reads.values())
+
+    @property
+    def d_out(self) -> int:
+        """Columns of the flat output."""
+        return sum(self.writes.values())
+
+    @property
+    def is_shared(self) -> bool:
+        """True if one dictionary acts on each site by itself."""
+        return self.config.across == "shared"
+
+    @property
+    def copies(self) -> int:
+        """How many sets of biases there are: one for each site of a shared dictionary, else 1."""
+        return len(self.reads) if self.is_shared else 1
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks, in the order of their latents."""
+        if self.config.across != "cross_layer":
+            first = slice(0, self.d_in // self.copies), slice(0, self.d_out // self.copies)
+            return [Block(slice(0, self.config.latents), *first)]
+        size = self.config.block_latents
+        return [
+            Block(slice(number * size, (number + 1) * size), read, slice(write.start, self.d_out))
+            for number, (read, write) in enumerate(zip(columns(self.reads), columns(self.writes), strict=True))
+        ]
+
+    def flat(self, x: Mapping[str, Tensor], of: Mapping[str, int]) -> Float[Tensor, "token d"]:
+        """The sites of `of` side by side; a single one is given back as it is."""
+        parts = [x[site] for site in of]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def split(self, flat: Float[Tensor, "token d"], of: Mapping[str, int]) -> dict[str, Float[Tensor, "token width"]]:
+        """Views of the sites of `of` in a flat matrix."""
+        return {site: flat[:, column] for site, column in zip(of, columns(of), strict=True)}
+
+
+def columns(widths: Mapping[str, int]) -> list[slice]:
+    """Where each site stands in a flat matrix."""
+    ends = torch.tensor([0, *widths.values()]).cumsum(0).tolist()
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
+
+
+def single(config: DictionaryConfig, number: int) -> DictionaryConfig:
+    """The shape of a shared dictionary at its site of this number."""
+    site_out = (config.site_out[number],) if config.site_out else ()
+    return dataclasses.replace(config, site=(config.site[number],), site_out=site_out, across="together")
