@@ -24,7 +24,8 @@ from torch import Tensor
 from unweave.kernels.cpu import preselect
 from unweave.saes import TrainConfig
 from unweave.saes.rows import Pair
-from unweave.saes.step import METRICS, TrainState, train_step
+from unweave.saes.state import METRICS, TrainState, take_step
+from unweave.saes.step import update
 from worlds import make_world
 
 OURS, OURS_FLOAT32, DENSE = METHODS = ("ours", "ours, float32", "dense reference")
@@ -105,7 +106,7 @@ def make_step(name: str, x: Tensor, work: Work, auxk: bool) -> Callable[[Tensor]
     state = TrainState(config, make_weights(work))
 
     def step(batch: Tensor) -> float:
-        return float(train_step(state, Pair(batch, batch))[METRICS.index("dead_share")])
+        return float(take_step(state, update, Pair(batch, batch))[METRICS.index("dead_share")])
 
     return without_bfloat16(step) if name == OURS_FLOAT32 else step
 

@@ -1,6 +1,6 @@
 """What a CUDA device adds to training: batches that travel while the last step runs, and the step as one graph.
 
-Both leave the arithmetic alone: on other devices `stepper` gives `train_step` itself.
+Both leave the arithmetic alone: on other devices `stepper` gives the step itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import plain, step
 from .rows import Pair
-from .state import TrainState
+from .state import TrainState, take_step
 
 AHEAD = 2  # steps
 WARM_UP = 3  # steps before the capture, in which kernels are compiled and workspaces made
@@ -49,17 +49,8 @@ def on_device(pairs: Iterable[Pair], device: torch.device) -> Iterator[Pair]:
 def stepper(state: TrainState) -> Callable[[Pair], Float[Tensor, "metric"]]:
     """A training step bound to the state: the fast one where it applies (on CUDA captured as a graph), else the plain one."""
     if not step.applies(state):
-        return partial(train_step, state, plain.update)
-    return GraphedStep(state) if state.lr.device.type == "cuda" else partial(train_step, state, step.update)
-
-
-def train_step(state: TrainState, update: Callable[[TrainState, Pair], Tensor], pair: Pair) -> Float[Tensor, "metric"]:
-    """One optimiser step on a centred and scaled batch; returns the numbers named by `state.metrics`, on the device."""
-    state.set_rate()
-    metrics = update(state, pair)
-    state.settle()
-    state.step += 1
-    return metrics
+        return partial(take_step, state, plain.update)
+    return GraphedStep(state) if state.lr.device.type == "cuda" else partial(take_step, state, step.update)
 
 
 class GraphedStep:
@@ -76,7 +67,7 @@ class GraphedStep:
         """One step; the numbers named in METRICS, on the device."""
         self.steps += 1
         if self.steps <= WARM_UP or len(pair.x) != self.state.config.batch:
-            return train_step(self.state, step.update, pair)
+            return take_step(self.state, step.update, pair)
         if self.graph is None:
             self._capture(pair)
         assert self.graph is not None

@@ -13,7 +13,7 @@ centred and scaled is folded into the weights (fold.py).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from ..kernels import decode
 from . import rules
 from .codes import Codes
-from .config import DictionaryConfig
+from .config import DictionaryConfig, as_sites
 from .drawn import drawn
 from .errors import UserError
 from .keep import KeepRule
-from .layout import Block, Layout, single
+from .layout import Block, Layout, layout_of, single
 
 Activations = Tensor | Mapping[str, Tensor]
 
@@ -257,23 +257,47 @@ class Dictionary(nn.Module):
             else self.layout.split(self.W_dec, self.layout.writes)
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write `cfg.json` and `sae_weights.safetensors` (SAELens v6 layout; see docs/formats.md)."""
-        from .formats import saelens
+    def save(self, folder: str | Path, format: str = "saelens") -> None:
+        """Write a folder; left to itself our own, which SAELens v6 loads wherever it can express it (docs/formats.md).
 
-        saelens.save(self, Path(folder))
-        self.folder = Path(folder)
+        Other forms: sparsify, dictionary_learning. UserError for what the form cannot hold exactly.
+        """
+        from .formats import registry
+
+        registry.write(self, Path(folder), format)
+        if format == "saelens":
+            self.folder = Path(folder)
 
     @staticmethod
-    def load(folder: str | Path, format: str = "auto", device: str | torch.device = "cpu") -> Dictionary:
-        """Read a dictionary folder: ours, or a TopK SAE that SAELens v6 saved. UserError for anything else."""
-        from .formats import saelens
+    def load(
+        path: str | Path,
+        format: str = "auto",
+        device: str | torch.device = "cpu",
+        *,
+        site: str | Sequence[str] = (),
+        site_out: str | Sequence[str] = (),
+        k: int = 0,
+    ) -> Dictionary:
+        """Read a dictionary: a folder or file of any form in docs/formats.md, told apart by its files, or one on the hub.
 
-        if format not in ("auto", "saelens"):
-            raise UserError(f"expected format auto or saelens; got {format!r}")
-        dictionary = saelens.load(Path(folder)).to(device)
-        dictionary.folder = Path(folder)
+        A `str` that is no local path may be `owner/name`, `owner/name/folder`, or `release/sae_id` of SAELens' registry; a `Path` is
+        only ever local. `site`, `site_out` and `k` say what a file of another library may not. UserError for anything
+        that is missing, damaged, or that this class cannot express exactly.
+        """
+        from .formats import hub, registry
+        from .formats.build import Given
+
+        given = Given(as_sites(site), as_sites(site_out), k)
+        place, given = hub.place_of(path, given)
+        dictionary = registry.load(place, format, given).to(device)
+        dictionary.folder = place if place.is_dir() else place.parent
         return dictionary
+
+    def push_to_hub(self, repo_id: str, folder: str = "", **about: Any) -> str:
+        """Upload it with a model card and give back its address; `about`: metrics, private, message, token (formats/card.py)."""
+        from .formats import card
+
+        return card.push(self, repo_id, folder, **about)
 
     _repr_html_ = drawn
 
@@ -291,20 +315,6 @@ class Dictionary(nn.Module):
 def joined(codes: list[Codes]) -> Codes:
     """Codes of the same tokens under several blocks, side by side."""
     return Codes(torch.cat([one.values for one in codes], 1), torch.cat([one.indices for one in codes], 1))
-
-
-def layout_of(config: DictionaryConfig, tensors: Mapping[str, Tensor], widths: Mapping[str, int] | None) -> Layout:
-    """The layout whose widths are given, or follow from the tensors."""
-    reads, writes = config.site or ("",), config.sites_out or ("",)
-    try:
-        d_in, d_out = tensors["W_enc"].shape[-1], tensors["W_dec"].shape[-1]
-    except (KeyError, IndexError) as error:
-        raise UserError("expected W_enc and W_dec [latent d] of a dictionary; got none; the file is damaged") from error
-    if widths is not None:
-        return Layout(config, {site: int(widths[site]) for site in reads}, {site: int(widths[site]) for site in writes})
-    shares_in = 1 if config.across != "together" else len(reads)
-    shares_out = 1 if config.across == "shared" else len(writes)
-    return Layout(config, dict.fromkeys(reads, d_in // shares_in), dict.fromkeys(writes, d_out // shares_out))
 
 
 def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:

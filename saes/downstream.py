@@ -1,11 +1,13 @@
-"""What a dictionary does to the model's predictions: cross-entropy and KL with the written site replaced.
+"""What a dictionary does to the model's predictions: cross-entropy and KL with the written sites replaced.
 
 Four replacements at the positions that the dictionary answers for: its reconstruction, zero, the mean, and (names ending in
 `_all`) the reconstruction and zero at every position. Everything is measured on the same blocks, in nats per predicted token.
+Several written sites are replaced together; `ce_added_by_site` replaces one of them at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from .dictionary import Dictionary
 from .errors import UserError
+from .judge.bootstrap import bootstrap
 from .shards import Shards
 from .splice import Replace, check_model, replacing
 from .text import Block, PaddedBlocks, pad_blocks
@@ -28,23 +31,23 @@ def downstream(
     shards: Shards,
     model: TransformerBridge,
     rows: Bool[Tensor, "row"],
-    mean: Float[Tensor, "d_out"],
+    mean: Mapping[str, Float[Tensor, "d"]],
     tokens: int,
     batch: int,
     seed: int,
 ) -> dict[str, Any]:
     """Cross-entropies, KL and recovered shares over about `tokens` tokens of the blocks that lie in `rows`."""
-    from .evaluate import bootstrap
-
     check_model(dictionary, model)
     device = next(model.parameters()).device
-    dictionary, mean = dictionary.to(device), mean.to(device)
-    ways: dict[str, tuple[Replace, bool]] = {
-        "reconstructed": (lambda x, y: dictionary(x), False),
-        "zero": (lambda x, y: torch.zeros_like(y), False),
-        "mean": (lambda x, y: mean.expand_as(y), False),
-        "reconstructed_all": (lambda x, y: dictionary(x), True),
-        "zero_all": (lambda x, y: torch.zeros_like(y), True),
+    dictionary, mean = dictionary.to(device), {site: value.to(device) for site, value in mean.items()}
+    several = dictionary.config.sites_out if len(dictionary.config.sites_out) > 1 else ()
+    ways: dict[str, tuple[Replace, bool, Iterable[str] | None]] = {
+        "reconstructed": (reconstructed, False, None),
+        "zero": (zero, False, None),
+        "mean": (lambda site, reconstruct, y: mean[site].expand_as(y), False, None),
+        "reconstructed_all": (reconstructed, True, None),
+        "zero_all": (zero, True, None),
+        **{f"at {site}": (reconstructed, False, (site,)) for site in several},
     }
     names = ["clean", *ways, "kl", "kl_all"]
     sums: list[list[float]] = []
@@ -55,8 +58,8 @@ def downstream(
         padded = pad_blocks(blocks[start : start + batch])
         clean = log_probs(model, padded)
         columns = {"clean": block_losses(clean, padded)}
-        for name, (replace, everywhere) in ways.items():
-            with replacing(model, dictionary, replace, everywhere):
+        for name, (replace, everywhere, sites) in ways.items():
+            with replacing(model, dictionary, replace, everywhere, sites):
                 changed = log_probs(model, padded)
             columns[name] = block_losses(changed, padded)
             if name.startswith("reconstructed"):
@@ -66,6 +69,7 @@ def downstream(
     table = torch.tensor(sums, dtype=torch.float64)
     means = dict(zip(names, (table[:, :-1].sum(0) / table[:, -1].sum()).tolist(), strict=True))
     paired = torch.stack([table[:, 1] - table[:, 0], table[:, -1]], 1)
+    added = {site: means.pop(f"at {site}") - means["clean"] for site in several}
     return {
         **{name if name.startswith("kl") else f"ce_{name}": value for name, value in means.items()},
         "ce_tokens": int(table[:, -1].sum()),
@@ -74,7 +78,18 @@ def downstream(
         "ce_recovered": _recovered(means["zero"], means["reconstructed"], means["clean"]),
         "ce_recovered_mean": _recovered(means["mean"], means["reconstructed"], means["clean"]),
         "ce_recovered_all": _recovered(means["zero_all"], means["reconstructed_all"], means["clean"]),
+        **({"ce_added_by_site": added} if several else {}),
     }
+
+
+def reconstructed(site: str, reconstruct: Callable[[], Tensor], y: Tensor) -> Tensor:
+    """Replace a site by its reconstruction."""
+    return reconstruct()
+
+
+def zero(site: str, reconstruct: Callable[[], Tensor], y: Tensor) -> Tensor:
+    """Replace a site by zero."""
+    return torch.zeros_like(y)
 
 
 def _recovered(ablated: float, reconstructed: float, clean: float) -> float | None:

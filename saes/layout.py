@@ -107,3 +107,19 @@ def single(config: DictionaryConfig, number: int) -> DictionaryConfig:
     """The shape of a shared dictionary at its site of this number."""
     site_out = (config.site_out[number],) if config.site_out else ()
     return dataclasses.replace(config, site=(config.site[number],), site_out=site_out, across="together")
+
+
+def layout_of(
+    config: DictionaryConfig, tensors: Mapping[str, Tensor], widths: Mapping[str, int] | None = None
+) -> Layout:
+    """The layout whose widths are given, or follow from the tensors."""
+    reads, writes = config.site or ("",), config.sites_out or ("",)
+    try:
+        d_in, d_out = tensors["W_enc"].shape[-1], tensors["W_dec"].shape[-1]
+    except (KeyError, IndexError) as error:
+        raise UserError("expected W_enc and W_dec [latent d] of a dictionary; got none; the file is damaged") from error
+    if widths is not None:
+        return Layout(config, {site: int(widths[site]) for site in reads}, {site: int(widths[site]) for site in writes})
+    shares_in = 1 if config.across != "together" else len(reads)
+    shares_out = 1 if config.across == "shared" else len(writes)
+    return Layout(config, dict.fromkeys(reads, d_in // shares_in), dict.fromkeys(writes, d_out // shares_out))

@@ -109,7 +109,8 @@ def activate(
     unit = (x.shape[1] / shape.k) ** 0.5
     if shape.activation == "gated":
         opened = pre.relu()
-        values = magnitude(pre, w["b_enc"], w) * (pre > 0)
+        own = {name: w[name] for name in ("r_mag", "b_mag")}
+        values = magnitude(pre, w["b_enc"], own) * (pre > 0)
         return Active(values, None, opened.sum() / (shape.k * unit), pre)
     if shape.activation == "relu":
         values = pre.relu()

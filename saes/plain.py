@@ -40,7 +40,7 @@ def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
     with torch.no_grad():
         remember(state, terms, tokens)
         if state.is_steered:
-            steer(state, torch.where(state.adam.is_skipped > 0, float(config.dictionary.k), l0))
+            steer(state, l0)
     fvu = terms.error / variation(pair.y)
     found = [terms.loss, fvu, l0, is_dead.float().mean(), state.adam.is_skipped]
     return torch.stack([*found, weight] if state.is_penalised else found)
@@ -54,7 +54,8 @@ def summed(state: TrainState, pair: Pair, now: Schedule) -> tuple[Terms, dict[st
     for x, y in parts(state, pair):
         new = objective(config, layout, w, x, y, variance, len(pair.x), now, state.multiplied)
         grads = torch.autograd.grad(new.loss, list(w.values()), allow_unused=True, materialize_grads=True)
-        totals = list(grads) if totals is None else [a.add_(b) for a, b in zip(totals, grads, strict=True)]
+        grads = [grad.contiguous() for grad in grads]  # torch's fused Adam walks memory as if it were
+        totals = grads if totals is None else [a.add_(b) for a, b in zip(totals, grads, strict=True)]
         new = new._replace(loss=new.loss.detach())
         terms = new if terms is None else together(terms, new)
     assert terms is not None and totals is not None

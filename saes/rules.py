@@ -45,11 +45,11 @@ def encode(
 
 
 def magnitude(
-    pre: Float[Tensor, "token latent"],
+    pre: Float[Tensor, "token slot"],
     b_enc: Float[Tensor, "latent"],
     extra: Mapping[str, Float[Tensor, "latent"]],
-    indices: Int[Tensor, "token latent"] | None = None,
-) -> Float[Tensor, "token latent"]:
+    indices: Int[Tensor, "token slot"] | None = None,
+) -> Float[Tensor, "token slot"]:
     """How strong a gated latent is where its gate is open: exp(r_mag) (pre - b_enc) + b_mag, ReLU'd."""
     chosen = slice(None) if indices is None else indices
     return (extra["r_mag"].exp()[chosen] * (pre - b_enc[chosen]) + extra["b_mag"][chosen]).relu()

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .adam import Adam, Factored
 from .config import PENALISED, TrainConfig
-from .layout import Layout
+from .layout import Layout, layout_of
+from .rows import Pair
 
 BIAS_RATE = 3.0  # times the learning rate of the matrices
 METRICS = ("loss", "fvu", "l0", "dead_share", "is_skipped")
-FIRST_WEIGHT = 0.02  # of a penalty that is steered, whose value is about 1 where k latents are active
+FIRST_WEIGHT = {
+    "l1": 1.0,
+    "anneal": 1.0,
+    "tanh": 0.4,
+    "l0": 0.1,
+}  # of a penalty that is steered: where it came to on toys
 SMOOTH = 0.98  # share of the old in the running means of L0 and of the smallest active value
 
 
 class TrainState:
     """Everything that a step changes; `tensors()` names all of it for a checkpoint."""
 
-    def __init__(self, config: TrainConfig, weights: dict[str, Tensor], layout: Layout):
-        self.config, self.weights, self.layout, self.step = config, weights, layout, 0
+    def __init__(self, config: TrainConfig, weights: dict[str, Tensor], layout: Layout | None = None):
+        self.config, self.weights, self.step = config, weights, 0
+        self.layout = layout or layout_of(config.dictionary, weights)
         W_dec = weights["W_dec"]
         device = W_dec.device
         self.adam = Factored(weights) if config.optimizer == "factored" else Adam(weights)
@@ -30,7 +39,8 @@ class TrainState:
         self.rounds = config.matmul == "bfloat16" or (config.matmul == "auto" and device.type == "cuda")
         self.is_penalised = config.dictionary.activation in PENALISED
         self.is_steered = self.is_penalised and config.sparsity is None
-        self.weight = torch.tensor(FIRST_WEIGHT if config.sparsity is None else config.sparsity, device=device)
+        first = FIRST_WEIGHT.get(config.penalised, 0.0)
+        self.weight = torch.tensor(first if config.sparsity is None else config.sparsity, device=device)
         self.excess = torch.zeros((), device=device)
         self.smallest = torch.zeros(config.dictionary.blocks, device=device)
         self.average = {name: w.clone() for name, w in weights.items()} if config.ema else {}
@@ -75,15 +85,27 @@ class TrainState:
         return w
 
 
-def steer(state: TrainState, l0: Float[Tensor, ""]) -> None:
-    """Change the penalty's weight so that L0 comes to k: by the running mean of log(L0 / k), and by how it moves.
+def take_step(
+    state: TrainState, update: Callable[[TrainState, Pair], Float[Tensor, "metric"]], pair: Pair
+) -> Float[Tensor, "metric"]:
+    """One optimiser step on a centred and scaled batch; returns the numbers named by `state.metrics`, on the device."""
+    state.set_rate()
+    metrics = update(state, pair)
+    state.settle()
+    state.step += 1
+    return metrics
 
-    The weight may change e-fold in a hundredth of the run, but no faster than in 20 steps.
+
+def steer(state: TrainState, l0: Float[Tensor, ""]) -> None:
+    """Change the penalty's weight so that L0 comes to k: at a rate proportional to the running mean of log(L0 / k).
+
+    The weight may change e-fold in a hundredth of the run, but no faster than in 20 steps. A skipped step changes nothing.
     """
     rate = min(100 / state.config.steps, 0.05)
     now = (l0.clamp_min(1e-3) / (state.config.dictionary.k * state.config.dictionary.blocks)).log().clamp(-1, 1)
-    state.excess.lerp_(now, 1 - 0.9)
-    state.weight.mul_((rate * state.excess).exp()).clamp_(1e-8, 1e3)
+    counts = 1 - state.adam.is_skipped
+    state.excess.lerp_(torch.where(counts > 0, now, 0), 0.1 * counts)
+    state.weight.mul_((rate * counts * state.excess).exp()).clamp_(1e-8, 1e3)
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:

@@ -43,13 +43,20 @@ def test_derived_values_by_hand():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (dict(k=65, latents=64), "lower --k"), (dict(k=0), "k of 1"), (dict(latents=0, k=0), "k of 1"), (dict(site=("a", "b")), "one site"),
-        (dict(site="a", site_out=("b", "c")), "one site"), (dict(skip=True), "--site-out with --skip"),
+        (dict(k=65, latents=64), "lower --k"), (dict(k=0), "k of 1"), (dict(latents=0, k=0), "k of 1"), (dict(site=("a", "a")), "each site once"),
+        (dict(site=("a", "b"), site_out=("c", "c")), "each site once"), (dict(skip=True), "--site-out with --skip"),
         (dict(site="a", site_out="a", skip=True), "--site-out with --skip"), (dict(tokens=0), "tokens"), (dict(batch=0), "batch"),
         (dict(log_every=0), "log_every"), (dict(checkpoint_every=0), "checkpoint_every"), (dict(drop_positions=-1), "drop_positions"),
-        (dict(warmup=1.0), "warmup"), (dict(decay=-0.1), "decay"), (dict(held_out=1.0), "held_out"), (dict(warmup=float("nan")), "warmup"),
+        (dict(warmup=-1.0), "warmup"), (dict(decay=-0.1), "decay"), (dict(held_out=1.0), "held_out"), (dict(warmup=float("nan")), "warmup"),
         (dict(lr=0.0), "lr"), (dict(lr=-1.0), "lr"), (dict(lr=float("nan")), "lr"), (dict(auxk=-1.0), "auxk"),
         (dict(drop_norm=-1.0), "drop_norm"), (dict(dead_after=-1), "dead_after"),
+        (dict(across="cross_layer"), "several sites"), (dict(site=("a", "b"), site_out="c", across="shared"), "a site to write for each"),
+        (dict(site=("a", "b"), across="cross_layer", latents=65, k=1), "multiple of 2"), (dict(site=("a", "b"), across="cross_layer", latents=64, k=33), "lower --k"),
+        (dict(site=("a", "b"), site_out=("c", "d"), skip=True), "one site to read"), (dict(matryoshka=(8, 4)), "that rise"),
+        (dict(matryoshka=(32,), latents=16, k=1), "at most 16"), (dict(penalty="l1"), "sparse by k"), (dict(sparsity=1.0), "sparse by k"),
+        (dict(activation="relu", penalty="l0"), "l1, anneal, tanh with relu"), (dict(activation="relu", bandwidth=2.0), "drop --bandwidth"),
+        (dict(activation="jumprelu", bandwidth=0.0), "bandwidth above zero"), (dict(ema=1.0), "ema"), (dict(clip=-1.0), "clip"),
+        (dict(accumulate=0), "accumulate"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_a_user_error(wrong, says):
@@ -170,4 +177,4 @@ def test_help_lists_the_flags_with_their_notes(capsys):
     flags = "--latents --k --tokens --batch --lr --seed --site --site-out --activation --resume --skip --out --held-out --device"
     assert [flag for flag in flags.split() if not re.search(rf"{flag}[ ,|]", text)] == []
     assert "dictionary.latents" not in text
-    assert "Latents that may be active on one token" in " ".join(text.replace("│", " ").split())
+    assert "Latents that are active on a token" in " ".join(text.replace("│", " ").split())

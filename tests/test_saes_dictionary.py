@@ -7,7 +7,7 @@ from saes_toys import MLP_IN, MLP_OUT, dense_codes, dictionary
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from unweave.saes import Codes, Dictionary, DictionaryConfig, UserError
-from unweave.saes.dictionary import Scaling, fold
+from unweave.saes.fold import Scaling, fold
 
 F64 = torch.float64
 KINDS = {
@@ -49,7 +49,7 @@ def test_folded_weights_compute_on_raw_activations_what_training_computed_on_sca
     scaling = Scaling(randn(64, seed=7), 3.7, randn(d_out, seed=8), 0.21)
     if own.is_sae:
         scaling = Scaling(scaling.mean_in, 3.7, scaling.mean_in, 3.7)
-    raw = Dictionary(own.config, fold(dict(own.named_parameters()), scaling, own.config))
+    raw = Dictionary(own.config, fold(dict(own.named_parameters()), scaling, own.layout))
     inside = (x - scaling.mean_in) / scaling.scale_in
     assert_close(raw(x), own(inside) * scaling.scale_out + scaling.mean_out, rtol=1e-10, atol=1e-10)
     trained, folded = own.encode(inside), raw.encode(x)
@@ -115,7 +115,7 @@ def test_the_folder_is_what_saelens_6_reads(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["transcoder", "skip"])
-def test_transcoders_have_a_name_that_saelens_refuses(tmp_path, kind):
+def test_topk_transcoders_have_a_name_that_saelens_refuses(tmp_path, kind):
     dictionary(**KINDS[kind]).save(tmp_path)
     cfg = json.loads((tmp_path / "cfg.json").read_text())
     known_there = {"standard", "gated", "jumprelu", "topk", "batchtopk", "abstopk", "matching_pursuit", "temporal",
@@ -160,7 +160,7 @@ def test_a_topk_folder_of_saelens_computes_what_it_computes_there(tmp_path, resc
     [
         {"architecture": "jumprelu"}, {"architecture": None}, {"architecture": ["topk"]}, {"k": "many"}, {"k": 9}, {"k": 0}, {"k": None},
         {"k": float("inf")}, {"d_sae": 7}, {"d_sae": {}}, {"normalize_activations": "expected_average_only_in"},
-        {"apply_b_dec_to_input": False}, {"metadata": [1]}, {"metadata": {"hook_name": 5}},
+        {"apply_b_dec_to_input": "no"}, {"metadata": [1]}, {"metadata": {"hook_name": 5}},
         {"metadata": {"hook_name": ["a", "b"]}}, {"metadata": {"unweave": "text"}},
         {"metadata": {"unweave": {"keep": {"max_norm": 3}}}}, {"metadata": {"unweave": {"model": "m"}}},
         {"architecture": "unweave_topk_transcoder", "apply_b_dec_to_input": False},

@@ -20,7 +20,8 @@ from unweave.saes.device import GraphedStep, on_device
 from unweave.saes.losses import auxk, fraction_unexplained
 from unweave.saes.rows import Pair
 from unweave.saes.run import Run
-from unweave.saes.step import METRICS, TrainState, gradients, lr_factor, train_step
+from unweave.saes.state import METRICS, TrainState, lr_factor, take_step
+from unweave.saes.step import gradients
 
 LATENTS, K, BATCH = 40, 4, 24
 D = {"sae": (12, 12), "transcoder": (12, 9), "skip": (12, 9)}
@@ -81,7 +82,7 @@ def gradients_of(state, pair, monkeypatch):
         found.setdefault(name, torch.zeros_like(weight))[slice(None) if rows is None else rows] += gradient
 
     monkeypatch.setattr(state.adam, "update", update)
-    train_step(state, pair)
+    take_step(state, steps.update, pair)
     return found
 
 
@@ -114,7 +115,7 @@ def test_steps_are_those_of_torchs_adam_on_the_losses(kind):
     adam = torch.optim.Adam(groups, lr=0.01, eps=1e-8)
     for number in range(12):
         pair = pair_of(kind, seed=number)
-        train_step(state, pair)
+        take_step(state, steps.update, pair)
         for group in adam.param_groups:
             group["lr"] = 0.01 * lr_factor(number, state.config) * group["faster"]
         is_dead = silent > state.config.dead_tokens
@@ -141,7 +142,7 @@ def test_the_triton_path_takes_the_same_step(kind, monkeypatch):
     for path in ("cpu", "triton"):
         monkeypatch.setenv("UNWEAVE_KERNELS", path)
         state = state_of(kind, torch.float32, dead=range(20, 40))
-        metrics = [train_step(state, pair_of(kind, torch.float32, seed=seed)) for seed in range(2)]
+        metrics = [take_step(state, steps.update, pair_of(kind, torch.float32, seed=seed)) for seed in range(2)]
         results[path] = {**state.weights, "silent": state.silent_tokens, "metrics": torch.stack(metrics)}
     for name, tensor in results["cpu"].items():
         assert_close(
@@ -155,17 +156,17 @@ def test_the_triton_path_takes_the_same_step(kind, monkeypatch):
 def test_a_step_on_a_number_that_is_not_finite_changes_nothing(bad, side, path, monkeypatch):
     monkeypatch.setenv("UNWEAVE_KERNELS", path)
     state = state_of("transcoder", torch.float32, dead=range(20, 40))
-    train_step(state, pair_of("transcoder", torch.float32))
+    take_step(state, steps.update, pair_of("transcoder", torch.float32))
     tensors = {**state.weights, **state.adam.tensors(), "silent": state.silent_tokens}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     pair = pair_of("transcoder", torch.float32)
     getattr(pair, side)[5, 2] = bad
-    metrics = dict(zip(METRICS, train_step(state, pair).tolist(), strict=True))
+    metrics = dict(zip(METRICS, take_step(state, steps.update, pair).tolist(), strict=True))
     assert metrics["is_skipped"] == 1.0
     for name, tensor in tensors.items():
         assert_close(tensor, before[name], rtol=0, atol=0)
     assert state.step == 2
-    assert not train_step(state, pair_of("transcoder", torch.float32))[METRICS.index("is_skipped")]
+    assert not take_step(state, steps.update, pair_of("transcoder", torch.float32))[METRICS.index("is_skipped")]
 
 
 class Holed:
@@ -265,7 +266,7 @@ def test_on_cuda_no_shape_and_no_number_of_the_step_depends_on_the_data(kind, mo
         x = torch.empty(BATCH, D[kind][0], device=device)
         pair = Pair(x, x if kind == "sae" else torch.empty(BATCH, D[kind][1], device=device))
         state = TrainState(config(kind), weights)
-        metrics = train_step(state, pair)
+        metrics = take_step(state, steps.update, pair)
         assert metrics.device.type == "cuda" and metrics.shape == (len(METRICS),)
         with pytest.raises(DataDependentOutputException):
             metrics.sum().item()
@@ -276,7 +277,7 @@ def test_the_host_reads_nothing_back_where_the_step_is_to_be_captured(kind, monk
     monkeypatch.setenv("UNWEAVE_KERNELS", "reference")  # the kernels' own tests look into the Triton path
     state, pair = state_of(kind, torch.float32, dead=range(20, 40)), pair_of(kind, torch.float32)
     with NoSync() as watched:
-        train_step(state, pair)
+        take_step(state, steps.update, pair)
     assert {"encode_topk", "sae_gradient", "_fused_adam_"} <= watched.seen
 
 
@@ -308,7 +309,7 @@ def test_the_graphed_step_replays_with_new_data_and_runs_odd_batches_as_they_are
         pair = pair_of("skip", seed=number)
         if number == 5:
             pair = Pair(pair.x[:7], pair.y[:7])
-        assert_close(own(pair), train_step(plain, pair), rtol=0, atol=0)
+        assert_close(own(pair), take_step(plain, steps.update, pair), rtol=0, atol=0)
     assert [graph.replays for graph in graphs] == [4]
     for name, tensor in everything(own.state).items():
         assert_close(tensor, everything(plain)[name], rtol=0, atol=0)
@@ -323,11 +324,11 @@ def test_bfloat16_rounds_what_the_encoder_multiplies_and_nothing_else():
     pair = pair_of("sae", torch.float32)
     state = state_of("sae", torch.float32, matmul="bfloat16")
     w = {name: tensor.clone() for name, tensor in state.weights.items()}
-    fvu = train_step(state, pair)[METRICS.index("fvu")]
+    fvu = take_step(state, steps.update, pair)[METRICS.index("fvu")]
     rounded = [(pair.x - w["b_dec"]).bfloat16().float(), w["W_enc"].bfloat16().float()]
     values, indices = encode_topk(*rounded, w["b_enc"], K)
     assert_close(fvu, fraction_unexplained(pair.y, decode(values, indices, w["W_dec"]) + w["b_dec"]), rtol=1e-5, atol=0)
-    exact = train_step(state_of("sae", torch.float32), pair)[METRICS.index("fvu")]
+    exact = take_step(state_of("sae", torch.float32), steps.update, pair)[METRICS.index("fvu")]
     assert fvu != exact
     assert all(tensor.dtype == torch.float32 for tensor in everything(state).values() if tensor.is_floating_point())
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from unweave.saes import Batch, Dictionary, TrainConfig, UserError, train
 from unweave.saes.rows import ShardRows, StreamRows, fit_scaling, held_out_rows
 from unweave.saes.run import Run
-from unweave.saes.step import lr_factor
+from unweave.saes.state import lr_factor
 
 ROWS = 500
 
@@ -232,7 +232,7 @@ def test_a_bad_stream_is_a_user_error(data, says):
 
 
 def test_a_transcoder_needs_both_sites_of_a_stream(tmp_path, shards):
-    with pytest.raises(UserError, match="a transcoder needs both"):
+    with pytest.raises(UserError, match="a dictionary of several sites needs all"):
         run(config(site_out="b"), [rows_of()])
     with pytest.raises(UserError, match="wound forward"):
         run(config(), [rows_of()], tmp_path / "out", resume=True)
@@ -260,7 +260,7 @@ def test_scaling_is_mean_and_root_mean_square_of_the_training_rows(shards):
     assert rows.scaling.scale_in == pytest.approx(float((x - x.mean(0)).square().mean().sqrt()))
     assert rows.scaling.scale_out == pytest.approx(float((y - y.mean(0)).square().mean().sqrt()))
     parts = [tuple(part) for part in zip(x.float().split(7), y.float().split(7), strict=True)]
-    uncentred = fit_scaling((type(next(rows.batches(0)))(*part) for part in parts), center=False)
+    uncentred = fit_scaling((type(next(rows.batches(0)))(*part) for part in parts), "none", rows.layout)
     assert not uncentred.mean_in.any()
     assert uncentred.scale_in == pytest.approx(float(x.square().mean().sqrt()))
 

@@ -1,1 +1,1 @@
-"""File formats of dictionaries. Each module has `save(dictionary, folder)` and `load(folder)`."""
+"""Dictionaries on disk: our own folder, and the files of other libraries (registry.py lists them)."""
