@@ -29,6 +29,7 @@ from torch import Tensor
 from ..saes.codes import Codes
 from ..saes.errors import UserError
 from ..saes.keep import KeepRule
+from ..saes.layout import columns
 from ..saes.sites import layer_of
 
 BLOCK = 1024  # tokens whose dense pre-activations are held at once
@@ -154,7 +155,7 @@ def parts(dictionaries: Any) -> list[Part]:
     if isinstance(dictionaries, Part):
         return [dictionaries]
     if hasattr(dictionaries, "W_enc") and hasattr(dictionaries, "config"):
-        return [_part(dictionaries)]
+        return _parts_of(dictionaries)
     if isinstance(dictionaries, Iterable) and not isinstance(dictionaries, str | Tensor):
         return [part for dictionary in dictionaries for part in parts(dictionary)]
     raise UserError(
@@ -162,19 +163,57 @@ def parts(dictionaries: Any) -> list[Part]:
     )
 
 
-def _part(dictionary: Any) -> Part:
-    W_enc, b_dec = dictionary.W_enc.detach(), dictionary.b_dec.detach()
-    b_enc = dictionary.b_enc.detach()
-    return Part(
-        dictionary.read,
-        W_enc,
-        b_enc - W_enc @ b_dec if dictionary.is_sae else b_enc,
-        {dictionary.write: dictionary.W_dec.detach()},
-        {dictionary.write: b_dec},
-        Rule("topk", k=dictionary.config.k),
-        None if dictionary.W_skip is None else dictionary.W_skip.detach(),
-        dictionary.keep_rule,
-        folder=dictionary.folder,
-        model=dictionary.metadata.get("model"),
-        known_fingerprint=dictionary.fingerprint,
-    )
+def _parts_of(dictionary: Any) -> list[Part]:
+    """A part for each site that its latents read: one, or as many as a cross-layer or shared dictionary has."""
+    config, layout = dictionary.config, dictionary.layout
+    if layout.is_shared:
+        return [part for site in config.site for part in _parts_of(dictionary.at(site))]
+    if config.across == "together" and len(config.site) > 1:
+        raise UserError(
+            f"expected latents that read one site each; those of a crosscoder read {', '.join(config.site)} at once; "
+            "trace with transcoders or a cross-layer dictionary"
+        )
+    reads, several = list(layout.reads), len(layout.blocks) > 1
+    found = []
+    for number, block in enumerate(layout.blocks):
+        # A cross-layer block writes its own site and the later ones.
+        writes = list(layout.writes)[number if several else 0 :]
+        W_dec, b_dec = layout.split(dictionary.W_dec.detach(), layout.writes), dictionary.b_dec.detach()
+        biases = {site: b_dec[column] for site, column in zip(layout.writes, columns(layout.writes), strict=True)}
+        W_enc, b_enc, rule = _encoder(dictionary, block.latents)
+        found.append(
+            Part(
+                reads[number],
+                W_enc,
+                b_enc,
+                {site: W_dec[site][block.latents] for site in writes},
+                # A site's bias is written once, by the block that reads it.
+                {site: biases[site] for site in (writes[:1] if several else writes)},
+                rule,
+                None if dictionary.W_skip is None else dictionary.W_skip.detach(),
+                dictionary.keep_rule,
+                folder=dictionary.folder,
+                model=dictionary.metadata.get("model"),
+                known_fingerprint="" if several else dictionary.fingerprint,
+            )
+        )
+    return found
+
+
+def _encoder(dictionary: Any, latents: slice) -> tuple[Float[Tensor, "latent d_in"], Float[Tensor, "latent"], Rule]:
+    """Weights, biases (an SAE's b_dec inside) and rule of some latents, so that an active value is its pre-activation.
+
+    A gated latent is a JumpReLU one: exp(r_mag) W_enc x + b_mag where that exceeds b_mag - exp(r_mag) b_enc, and 0
+    (Rajamanoharan et al. 2024, arXiv 2404.16014, appendix E).
+    """
+    config = dictionary.config
+    W_enc, b_enc = dictionary.W_enc.detach()[latents], dictionary.b_enc.detach()[latents]
+    shift = W_enc @ dictionary.b_dec.detach() if dictionary.is_sae else torch.zeros_like(b_enc)
+    if config.activation == "gated":
+        gain, b_mag = dictionary.r_mag.detach()[latents].exp(), dictionary.b_mag.detach()[latents]
+        threshold = (b_mag - gain * b_enc).clamp_min(0)
+        # What is subtracted from the input shifts the value, and the threshold on it, alike.
+        return gain[:, None] * W_enc, b_mag - gain * shift, Rule("jumprelu", threshold=threshold)
+    if dictionary.threshold is not None:
+        return W_enc, b_enc - shift, Rule("jumprelu", threshold=dictionary.threshold.detach()[latents])
+    return W_enc, b_enc - shift, Rule("topk", k=config.k) if config.activation == "topk" else Rule("relu")

@@ -70,7 +70,7 @@ def features(model: TransformerBridge, dictionary: Dictionary, text: str, top: i
     n_ctx = model_info(model).n_ctx
     if len(tokens) > n_ctx:
         raise UserError(f"expected text of at most {n_ctx} tokens; got {len(tokens)}; cut it")
-    sites = {name: resolve_site(model, name) for name in (dictionary.read, dictionary.write)}
+    sites = {name: resolve_site(model, name) for name in dictionary.sites}
     rows = capture(model, pad_blocks([Block(tokens, 0)]), list(dict.fromkeys(sites.values())))
     part = {name: rows[site].to(dictionary.W_enc.device) for name, site in sites.items()}
     codes = dictionary.encode(part)

@@ -16,6 +16,8 @@ from torch import Tensor
 from ...dictionary import Dictionary
 from ...sites import layer_of, resolve_site
 from ...text import Block, PaddedBlocks, pad_blocks
+from ..gather.weights import lasting
+from ..gather.weights import lasting
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -76,7 +78,7 @@ def run_both(
     """Run the model on the windows' blocks with the latent and without; logits are formed at the shown tokens alone."""
     device, places = next(model.parameters()).device, shown_places(windows)
     blocks = pad_blocks([Block(tokens[window.block : window.stop].long(), 0) for window in windows])
-    read, write = resolve_site(model, dictionary.read), resolve_site(model, dictionary.write)
+    names = {site: resolve_site(model, site) for site in dictionary.sites}
     seen: dict[str, Tensor] = {}
 
     def keep(site: str) -> Any:
@@ -93,11 +95,17 @@ def run_both(
         logits = model.run_with_hooks(blocks.tokens.to(device), fwd_hooks=[*hooks, ("unembed.hook_in", cut)])
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
-    with_it = log_probs([(site, keep(site)) for site in dict.fromkeys((read, write))])
-    y = seen[write]
-    values = latent_values(dictionary, latent, {dictionary.read: seen[read], dictionary.write: y}, blocks)
-    taken = (values[:, :, None] * dictionary.W_dec[latent]).to(y).view_as(y)
-    without = log_probs([(site, lambda value, hook: value - taken) for site in changed_sites(model, write)])
+    with_it = log_probs([(site, keep(site)) for site in dict.fromkeys(names.values())])
+    values = latent_values(dictionary, latent, {name: seen[site] for name, site in names.items()}, blocks)
+
+    def less(name: str, row: Tensor) -> list[Any]:
+        y = seen[names[name]]
+        taken = (values[:, :, None] * row).to(y).view_as(y)
+        return [(site, lambda value, hook: value - taken) for site in changed_sites(model, names[name])]
+
+    decoders = dictionary.decoders()
+    written = {name: decoders[name][latent] for name in lasting(dictionary)}
+    without = log_probs([hook for name, row in written.items() for hook in less(name, row)])
     fired = ((values > 0).cumsum(1) > 0).cpu()
     return Run(with_it, without, values.cpu(), fired.gather(1, places.clamp_min(0)) & (places >= 0))
 

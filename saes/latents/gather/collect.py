@@ -66,6 +66,10 @@ def collect(
             f"expected batch and checkpoint of a token or more, codes_mib of 0 or more; got {batch}, {every}, {codes_mib}"
         )
     check_shards(dictionary, shards)
+    if dictionary.layout.is_shared:
+        raise UserError(
+            f"expected one of the sites that share this dictionary ({', '.join(dictionary.config.site)}); give dictionary.at(site)"
+        )
     model = model or load_model(shards.manifest["model"]["name"])
     check_model(dictionary, model)
     check_source(shards, model)
@@ -111,8 +115,8 @@ def _provenance(dictionary: Dictionary, shards: Shards, model: TransformerBridge
         "model": model_info(model).dict(),
         "dictionary": {
             "fingerprint": dictionary.fingerprint,
-            "site": dictionary.read,
-            "site_out": dictionary.write,
+            "site": ", ".join(dictionary.config.site),
+            "site_out": ", ".join(dictionary.config.sites_out),
             "folder": None if place is None else str(place.resolve()),
         },
         "shards": shards.fingerprint,
@@ -164,9 +168,9 @@ def _pass(
 
 
 def _sites(dictionary: Dictionary, shards: Shards) -> list[str]:
-    """What has to be read: the site of the encoder, and those whose norms the keep rule limits."""
-    limited = [site for site in dictionary.keep_rule.max_norm if site in (dictionary.read, dictionary.write)]
-    return list(dict.fromkeys([dictionary.read, *(site for site in limited if site in shards.sites)]))
+    """What has to be read: the sites of the encoder, and those whose norms the keep rule limits."""
+    limited = [site for site in dictionary.keep_rule.max_norm if site in dictionary.sites]
+    return list(dict.fromkeys([*dictionary.config.site, *(site for site in limited if site in shards.sites)]))
 
 
 def block_spans(positions: Int[Tensor, "row"], batch: int) -> Iterator[tuple[int, int]]:

@@ -36,16 +36,29 @@ def weight_arrays(dictionary: Dictionary, model: TransformerBridge, progress: bo
 def logit_arrays(dictionary: Dictionary, model: TransformerBridge, progress: bool = False) -> dict[str, Tensor]:
     """Direct effects of each latent on the vocabulary; empty unless it writes at the model's width."""
     W_U: Any = model.unembed.W_U
-    if dictionary.W_dec.shape[1] != W_U.shape[0]:
+    W_dec = added(dictionary)
+    if W_dec.shape[1] != W_U.shape[0]:
         return {}
     W_U = final_gain(model).to(W_U.device)[:, None] * W_U.float()
     W_U = (W_U - W_U.mean(1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0)
-    W_dec = dictionary.W_dec.to(W_U).nan_to_num(0.0, 0.0, 0.0)
+    W_dec = W_dec.to(W_U).nan_to_num(0.0, 0.0, 0.0)
     if not getattr(model.ln_final, "uses_rms_norm", True):  # a LayerNorm takes the mean out of what is written
         W_dec = W_dec - W_dec.mean(1, keepdim=True)
     pieces = W_dec.split(max(1, PIECE // W_U.shape[1]))
     parts = [_effects(rows @ W_U) for rows in tqdm(pieces, desc="direct effects", disable=not progress)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def added(dictionary: Dictionary) -> Float[Tensor, "latent d"]:
+    """What each latent adds to the residual stream in the end: the sum over `lasting` sites (the last, where widths differ)."""
+    rows = [dictionary.decoders()[site] for site in lasting(dictionary)]
+    return torch.stack(rows).sum(0) if len({row.shape[1] for row in rows}) == 1 else rows[-1]
+
+
+def lasting(dictionary: Dictionary) -> tuple[str, ...]:
+    """The written sites that add up: all of them, but of residual sites the last, since the stream there holds the earlier ones."""
+    sites = dictionary.config.sites_out or ("",)
+    return sites[-1:] if any("resid" in site for site in sites) else sites
 
 
 def _effects(effect: Float[Tensor, "latent vocab"]) -> dict[str, Tensor]:
