@@ -17,6 +17,7 @@ from .corpus import Document, bundled, read_documents
 from .dictionary import Dictionary
 from .errors import UserError
 from .evaluate import Metrics, evaluate
+from .joined import join_shards
 from .latents.across.maps import map_layout, write_map
 from .latents.across.matching import Matching, match_activations, match_decoders
 from .latents.codes.codebook import Codebook
@@ -69,6 +70,7 @@ __all__ = [
     "evaluate",
     "features",
     "intervals",
+    "join_shards",
     "load_model",
     "map_layout",
     "match_activations",
