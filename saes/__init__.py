@@ -36,6 +36,7 @@ from .models import ModelInfo, load_model, model_info, to_tokens, token_strings
 from .shards import Batch, Shards
 from .sites import resolve_site
 from .splice import splice
+from .sweep import grid, train_many
 from .train import train
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "effects",
     "evaluate",
     "features",
+    "grid",
     "intervals",
     "join_shards",
     "load_model",
@@ -85,5 +87,6 @@ __all__ = [
     "to_tokens",
     "token_strings",
     "train",
+    "train_many",
     "write_map",
 ]  # fmt: skip

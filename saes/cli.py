@@ -13,13 +13,16 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..kernels.dispatch import PathError
 from .config import TrainConfig
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .shards import Shards
 
 Result = dict[str, Any]
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -75,8 +78,9 @@ def sae_train(
     config: Annotated[TrainConfig, Flat],
     resume: bool = False,
     device: str | None = None,
+    sweep: tuple[str, ...] = (),
 ) -> Result:
-    """Train a dictionary on cached activations (Shards → Dictionary).
+    """Train a dictionary on cached activations (Shards → Dictionary), or with --sweep many at once.
 
     Args:
         shards: Folder of cached activations (`unweave cache` makes one).
@@ -84,10 +88,14 @@ def sae_train(
         config: How to train.
         resume: Go on from the last checkpoint of a run that was interrupted.
         device: Device to train on, e.g. cuda or cpu; left out: CUDA where there is one.
+        sweep: Settings to vary, e.g. k=16,32 lr=1e-3,3e-3: every combination trains, all from one pass over the activations, each in a
+            folder of its own under `out`, and sweep.json there has what came of them.
     """
     from .shards import Shards
     from .train import train
 
+    if sweep:
+        return _sweep(Shards.open(shards), out, config, sweep, resume, device)
     dictionary = train(config, Shards.open(shards), out, resume=resume, device=device)
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return {
@@ -96,6 +104,29 @@ def sae_train(
         "fingerprint": dictionary.fingerprint,
         **json.loads(lines[-1]),
     }
+
+
+def _sweep(
+    shards: Shards, out: Path, config: TrainConfig, sweep: tuple[str, ...], resume: bool, device: str | None
+) -> Result:
+    from .io import write_json
+    from .sweep import grid, names_of, parsed, train_many
+
+    configs = grid(config, **dict(map(parsed, sweep)))
+    many = train_many(configs, shards, out, resume=resume, device=device)
+    runs = []
+    for name, dictionary in zip(names_of(configs), many, strict=True):
+        last = json.loads((out / name / "metrics.jsonl").read_text().splitlines()[-1])
+        runs.append({"run": name, "fingerprint": dictionary.fingerprint, **last})
+    write_json(out / "sweep.json", {"runs": runs})
+    return {"out": str(out), "runs": runs, "table": table(runs, ("run", "fvu", "l0", "dead_share", "loss"))}
+
+
+def table(rows: list[Result], columns: tuple[str, ...]) -> list[str]:
+    """Rows as aligned lines under their column names."""
+    cells = [list(columns), *([shown(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
 def split_json_flag(arguments: list[str]) -> tuple[list[str], bool]:

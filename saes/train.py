@@ -20,8 +20,8 @@ steps, bit for bit, as one that was never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from .dictionary import Dictionary
 from .errors import UserError
 from .fold import Scaling, fold
 from .layout import Layout
-from .rows import Pair, open_rows
+from .rows import Pair, ShardRows, StreamRows, open_rows
 from .run import Run
 from .shards import Shards
 from .state import TrainState
@@ -64,8 +64,18 @@ def train(
     if run.finished:
         return Dictionary.load(run.folder, device=device)  # type: ignore[arg-type]  # a finished run has a folder
     try:
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        with memory_errors(config, device):
             return _train(run, config, data, device)
+    finally:
+        run.close()
+
+
+@contextmanager
+def memory_errors(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Within the block, on that device, running out of memory is a user's error."""
+    try:
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield
     except RuntimeError as error:
         # The CPU's allocator has no type of error of its own.
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
@@ -75,22 +85,42 @@ def train(
             f"expected {device} to hold {shape.latents:,} latents with Adam's moments and a batch of {config.batch:,} tokens; "
             f"it ran out of memory ({str(error).splitlines()[0]}); lower --batch, or --latents"
         ) from error
-    finally:
-        run.close()
 
 
 def _train(run: Run, config: TrainConfig, data: Shards | Iterable[Any], device: torch.device) -> Dictionary:
-    rows = open_rows(config, data)
-    state = TrainState(config, initial_weights(config, rows.layout, device), rows.layout)
-    run.restore(state, rows)
-    scaling = rows.scaling.to(device)
-    step = stepper(state)
-    for pair in on_device(islice(rows.batches(state.step), config.steps - state.step), device):
-        run.log(state, step(scaled(pair, scaling, rows.layout)))
-        run.checkpoint(state, rows)
-    dictionary = Dictionary(rows.config, fold(state.result(), scaling, rows.layout), rows.metadata, rows.layout.widths)
-    run.finish(state, dictionary)
-    return dictionary
+    session = Session(run, config, open_rows(config, data), device)
+    for pair in session.pairs():
+        session.take(pair)
+    return session.finish()
+
+
+class Session:
+    """A run under way: its rows, its state, its step. `train` drives one, `train_many` (sweep.py) several from the same rows."""
+
+    def __init__(self, run: Run, config: TrainConfig, rows: ShardRows | StreamRows, device: torch.device):
+        self.run, self.config, self.rows, self.device = run, config, rows, device
+        self.state = TrainState(config, initial_weights(config, rows.layout, device), rows.layout)
+        run.restore(self.state, rows)
+        self.scaling = rows.scaling.to(device)
+        self.step = stepper(self.state)
+
+    def pairs(self, batches: Iterator[Pair] | None = None) -> Iterator[Pair]:
+        """The batches that are still to be trained on, on the device; `batches` in place of the rows' own from this step on."""
+        batches = self.rows.batches(self.state.step) if batches is None else batches
+        return on_device(islice(batches, self.config.steps - self.state.step), self.device)
+
+    def take(self, pair: Pair) -> None:
+        """One step."""
+        self.run.log(self.state, self.step(scaled(pair, self.scaling, self.rows.layout)))
+        self.run.checkpoint(self.state, self.rows)
+
+    def finish(self) -> Dictionary:
+        """Fold the scaling into the weights and save."""
+        rows = self.rows
+        tensors = fold(self.state.result(), self.scaling, rows.layout)
+        dictionary = Dictionary(rows.config, tensors, rows.metadata, rows.layout.widths)
+        self.run.finish(self.state, dictionary)
+        return dictionary
 
 
 def scaled(pair: Pair, scaling: Scaling, layout: Layout) -> Pair:
