@@ -12,9 +12,10 @@ Importing this package costs little more than importing torch: transformer_lens 
 
 from .cache import cache
 from .codes import Codes
-from .config import DictionaryConfig, TrainConfig
+from .config import TrainConfig
 from .corpus import Document, bundled, read_documents
 from .dictionary import Dictionary
+from .dictionary_config import DictionaryConfig
 from .errors import UserError
 from .evaluate import Metrics, evaluate
 from .joined import join_shards

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -79,6 +79,7 @@ def sae_train(
     resume: bool = False,
     device: str | None = None,
     sweep: tuple[str, ...] = (),
+    loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = (),
 ) -> Result:
     """Train a dictionary on cached activations (Shards → Dictionary), or with --sweep many at once.
 
@@ -90,13 +91,16 @@ def sae_train(
         device: Device to train on, e.g. cuda or cpu; left out: CUDA where there is one.
         sweep: Settings to vary, e.g. k=16,32 lr=1e-3,3e-3: every combination trains, all from one pass over the activations, each in a
             folder of its own under `out`, and sweep.json there has what came of them.
+        loggers: Where the numbers go besides metrics.jsonl, as far as they are installed.
     """
     from .shards import Shards
     from .train import train
 
+    if sweep and loggers:
+        raise UserError("expected --loggers with a single run; a sweep writes metrics.jsonl for each; drop one")
     if sweep:
         return _sweep(Shards.open(shards), out, config, sweep, resume, device)
-    dictionary = train(config, Shards.open(shards), out, resume=resume, device=device)
+    dictionary = train(config, Shards.open(shards), out, resume=resume, device=device, loggers=loggers)
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return {
         "out": str(out),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..kernels import decode
 from . import rules
 from .codes import Codes
-from .config import DictionaryConfig, as_sites
+from .dictionary_config import DictionaryConfig, as_sites
 from .drawn import drawn
 from .errors import UserError
 from .keep import KeepRule

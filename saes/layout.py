@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .config import DictionaryConfig
+from .dictionary_config import DictionaryConfig
 from .errors import UserError
 
 

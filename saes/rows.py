@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .config import DictionaryConfig, TrainConfig
+from .config import TrainConfig
+from .dictionary_config import DictionaryConfig
 from .errors import UserError
 from .fold import Scaling
 from .keep import KeepRule, fit_keep_rule, row_norms

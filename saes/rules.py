@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..kernels import encode_jumprelu, encode_relu, encode_topk
-from .config import DictionaryConfig
+from .dictionary_config import DictionaryConfig
 
 EXTRA = {"topk": (), "relu": (), "batch_topk": ("threshold",), "jumprelu": ("threshold",), "gated": ("r_mag", "b_mag")}
 """The tensors `[latent]` that a rule has besides W_enc and b_enc (which is the gate's bias in a gated dictionary)."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from .config import TrainConfig
 from .errors import UserError
 from .io import atomic_path, read_json, read_tensors, write_json, write_tensors
+from .loggers import JsonLines, Logger, open_loggers
 from .reports import Reports
 from .state import TrainState
 
@@ -37,13 +39,16 @@ PATIENCE = 12  # steps in a row without a finite loss, after which training ends
 class Run:
     """Shows progress, and keeps the files of a run when it has a folder."""
 
-    def __init__(self, config: TrainConfig, folder: Path | None, resume: bool, progress: bool):
+    def __init__(
+        self, config: TrainConfig, folder: Path | None, resume: bool, progress: bool, loggers: Iterable[Any] = ()
+    ):
         self.config, self.folder = config, folder
         self.finished = False
         self._bar: tqdm | None = None
         self._progress, self._clock = progress, time.perf_counter()
         self._reports, self._steps, self._last_sound = Reports(), list[Tensor](), 0
         self._names: tuple[str, ...] = ()
+        self._wanted, self._loggers = loggers, list[Logger]()
         if folder is None:
             return
         if folder.exists() and any(folder.iterdir()):
@@ -74,6 +79,8 @@ class Run:
             write_json(self.folder / "config.json", self.config.to_dict())
             self._cut_log(state.step)
         self._last_sound, self._names = state.step, state.metrics
+        files = [] if self.folder is None else [JsonLines(self.folder / "metrics.jsonl")]
+        self._loggers = [*files, *open_loggers(self._wanted, self.folder, self.config.to_dict())]
         self._bar = tqdm(
             total=self.config.steps, initial=state.step, desc="train", unit="step", disable=not self._progress
         )
@@ -152,9 +159,8 @@ class Run:
             f"dead {shown['dead_share']:.1%} {shown['tokens_per_s'] / 1000:.1f}k tok/s",
             refresh=False,
         )
-        if self.folder is not None:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(line) + "\n")
+        for logger in self._loggers:
+            logger.log(line)
 
     def checkpoint(self, state: TrainState, rows: Rows) -> None:
         """Replace the checkpoint every `checkpoint_every` steps; only a run on Shards can use one."""
@@ -166,9 +172,12 @@ class Run:
         write_tensors(self.folder / "checkpoint.safetensors", tensors)
 
     def close(self) -> None:
-        """End the progress bar's line."""
+        """End the progress bar's line, and the loggers."""
         if self._bar is not None:
             self._bar.close()
+        for logger in self._loggers:
+            logger.close()
+        self._loggers = []
 
     def finish(self, state: TrainState, dictionary: Dictionary) -> None:
         """Write what is left of the log, save the dictionary and drop the checkpoint."""

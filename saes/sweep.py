@@ -22,8 +22,9 @@ from typing import Any, get_type_hints
 import torch
 from tqdm import tqdm
 
-from .config import DictionaryConfig, TrainConfig
+from .config import TrainConfig
 from .dictionary import Dictionary
+from .dictionary_config import DictionaryConfig
 from .errors import UserError
 from .rows import Pair, ShardRows, open_rows, paired
 from .run import Run

@@ -36,6 +36,7 @@ from .dictionary import Dictionary
 from .errors import UserError
 from .fold import Scaling, fold
 from .layout import Layout
+from .loggers import Logger
 from .rows import Pair, ShardRows, StreamRows, open_rows
 from .run import Run
 from .shards import Shards
@@ -50,17 +51,19 @@ def train(
     resume: bool = False,
     device: str | torch.device | None = None,
     progress: bool = True,
+    loggers: Iterable[str | Logger] = (),
 ) -> Dictionary:
     """Train a dictionary on Shards, or on any iterable of `[token d]` tensors (or Batches), and return it.
 
     With `out`, the run's files are kept there and, with `resume`, an interrupted run on Shards goes on from its last
-    checkpoint. `device` None means CUDA where there is one. Raises UserError for bad settings, a missing site, a folder
+    checkpoint. `device` None means CUDA where there is one. `loggers` are names (tensorboard, wandb, trackio) or your own
+    (loggers.py), besides metrics.jsonl. Raises UserError for bad settings, a missing site, a folder
     in use, and non-finite activations.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if resume and not isinstance(data, Shards):
         raise UserError("expected Shards to resume from; a stream cannot be wound forward; train on cached activations")
-    run = Run(config, Path(out) if out else None, resume, progress)
+    run = Run(config, Path(out) if out else None, resume, progress, loggers)
     if run.finished:
         return Dictionary.load(run.folder, device=device)  # type: ignore[arg-type]  # a finished run has a folder
     try:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from toys import clt, part, transcoder
 from unweave.circuits.parts import BLOCK, Part, Rule, parts
-from unweave.saes.config import DictionaryConfig
 from unweave.saes.dictionary import Dictionary
+from unweave.saes.dictionary_config import DictionaryConfig
 from unweave.saes.errors import UserError
 
 IN, OUT = "blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"

@@ -8,7 +8,7 @@ import torch
 from saes_toys import shards_of
 from torch.testing import assert_close
 from unweave.saes import Dictionary, TrainConfig, UserError, train
-from unweave.saes.config import ACTIVATIONS, DictionaryConfig
+from unweave.saes.dictionary_config import ACTIVATIONS, DictionaryConfig
 
 D, LATENTS, K, BATCH = 12, 32, 3, 128
 LAYOUTS = {
@@ -112,11 +112,10 @@ def test_a_weight_that_is_given_stays():
     run_out = []
     for item in stream(1):
         run_out.append(item["a"])
-    from unweave.saes.state import TrainState
-    from unweave.saes.train import initial_weights
     from unweave.saes import plain
     from unweave.saes.rows import Pair
-    from unweave.saes.state import take_step
+    from unweave.saes.state import TrainState, take_step
+    from unweave.saes.train import initial_weights
 
     layout = layout_of_one(own)
     state = TrainState(own, initial_weights(own, layout, torch.device("cpu")), layout)

@@ -6,8 +6,8 @@ from saes_toys import MLP_IN, MLP_OUT, RESID, cached, model
 from torch.testing import assert_close
 from unweave.circuits import parts, trace
 from unweave.saes import Dictionary, DictionaryConfig, UserError, collect, effects, features
-from unweave.saes.config import ACTIVATIONS
 from unweave.saes.dictionary import shapes_of
+from unweave.saes.dictionary_config import ACTIVATIONS
 from unweave.saes.latents.gather.weights import added
 from unweave.saes.layout import Layout
 

@@ -145,8 +145,8 @@ def transcoder(
     dtype: torch.dtype = torch.float64,
 ):
     """A random TopK transcoder for the MLP of one layer of a toy; `keep` is the metadata of its exclusion rule."""
-    from unweave.saes.config import DictionaryConfig
     from unweave.saes.dictionary import Dictionary
+    from unweave.saes.dictionary_config import DictionaryConfig
 
     generator = torch.Generator().manual_seed(seed)
     shapes = {"W_enc": (latents, WIDTH), "b_enc": (latents,), "W_dec": (latents, WIDTH), "b_dec": (WIDTH,)}
