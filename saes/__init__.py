@@ -18,6 +18,7 @@ from .dictionary import Dictionary
 from .dictionary_config import DictionaryConfig
 from .errors import UserError
 from .evaluate import Metrics, evaluate
+from .finetune import finetune
 from .joined import join_shards
 from .latents.across.maps import map_layout, write_map
 from .latents.across.matching import Matching, match_activations, match_decoders
@@ -71,6 +72,7 @@ __all__ = [
     "effects",
     "evaluate",
     "features",
+    "finetune",
     "grid",
     "intervals",
     "join_shards",
