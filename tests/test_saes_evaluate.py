@@ -8,7 +8,8 @@ import toys
 from saes_toys import INFO, MLP_IN, MLP_OUT, RESID, cached, dictionary, model, shards_of
 from torch.testing import assert_close
 from unweave.saes import Dictionary, TrainConfig, UserError, evaluate, features, splice, train
-from unweave.saes.evaluate import bootstrap, check_shards
+from unweave.saes.evaluate import check_shards
+from unweave.saes.judge.bootstrap import bootstrap
 from unweave.saes.rows import held_out_rows
 
 F64 = torch.float64
@@ -76,8 +77,8 @@ def test_numbers_are_their_definitions(shards):
 def test_pieces_do_not_matter(shards, monkeypatch):
     own = dictionary(keep=KEEP)
     whole = evaluate(own, shards)
-    for name in ("CHUNK", "ENCODED"):
-        monkeypatch.setattr(importlib.import_module("unweave.saes.evaluate"), name, 50)
+    for module, name in (("chunks", "CHUNK"), ("chunks", "ENCODED"), ("linear", "CHUNK")):
+        monkeypatch.setattr(importlib.import_module(f"unweave.saes.judge.{module}"), name, 50)
     pieces = evaluate(own, shards)
     for name in ("fvu", "fvu_all", "l0", "dead_share", "cosine", "norm_ratio", "linear_fvu", "fvu_interval", "density"):
         assert_close(torch.as_tensor(pieces[name]), torch.as_tensor(whole[name]), rtol=1e-5, atol=1e-8)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from saes_formats_toys import A, RULES, SHAPES, inputs, made, outputs
+from saes_formats_toys import RULES, SHAPES, A, inputs, made, outputs
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from unweave.saes import Dictionary, UserError

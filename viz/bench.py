@@ -1,8 +1,12 @@
-"""`unweave bench circuits`: trace models whose circuits are known, and say how near the truth each number came.
+"""`unweave bench circuits` and `unweave bench synthetic`: what is found where the truth is known.
 
-About a minute on two CPU cores; no downloads. Suites and their truths: circuits/worlds/suites.py. The table goes to standard error as it
-grows, the numbers are returned (and printed by `--json`). A number that misses its target is a defect of the tracer, and
-counted in `missed`.
+circuits    trace models whose circuits are known, and say how near the truth each number came; about half a minute on two CPU cores.
+            Suites and their truths: circuits/worlds/suites.py. A number that misses its target is a defect of the tracer.
+synthetic   train every kind of dictionary on activations whose features are known, and say how much each finds; about ten minutes, with
+            `quick` two. World, measures and methods: saes/synthetic/. A ranking that the literature contradicts is told.
+
+No downloads. The table goes to standard error as it grows, the numbers are returned (and printed by `--json`); what missed its
+target is counted in `missed`.
 """
 
 from __future__ import annotations
@@ -14,13 +18,31 @@ from typing import Any
 from ..saes.errors import UserError
 
 
-def bench(what: str, suites: tuple[str, ...] = (), seed: int = 0) -> dict[str, Any]:
-    """Run ground-truth suites (default all) and return their rows, what each took, and how many missed their target.
+def bench(
+    what: str,
+    suites: tuple[str, ...] = (),
+    seed: int = 0,
+    *,
+    methods: tuple[str, ...] = (),
+    seeds: int = 2,
+    quick: bool = False,
+) -> dict[str, Any]:
+    """Run a bench and return its rows, what it took, and how many missed their target.
 
-    `what`: circuits, the only bench there is. UserError for another, and for suites that do not exist.
+    `what`: circuits (with `suites`, `seed`) or synthetic (with `methods`, `seeds`, `quick`). UserError for another, for suites or
+    methods that do not exist, and for options of the other bench.
     """
-    if what != "circuits":
-        raise UserError(f"expected circuits; got {what!r}; this is the only bench")
+    if what not in ("circuits", "synthetic"):
+        raise UserError(f"expected circuits or synthetic; got {what!r}; these are the benches")
+    if what == "circuits" and (methods or quick or seeds != 2):
+        raise UserError("expected methods, seeds and quick with synthetic only; got them with circuits; drop them")
+    if what == "synthetic" and (suites or seed):
+        raise UserError("expected suites and seed with circuits only; got them with synthetic; give methods and seeds")
+    return circuits(suites, seed) if what == "circuits" else synthetic(methods, seeds, quick)
+
+
+def circuits(suites: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """Run ground-truth suites (default all)."""
     from ..circuits.worlds.suites import SUITES, failed, run_suite
 
     rows: list[dict[str, Any]] = []
@@ -35,12 +57,32 @@ def bench(what: str, suites: tuple[str, ...] = (), seed: int = 0) -> dict[str, A
         seconds[name] = round(time.perf_counter() - start, 1)
         missed += len(failed(done))
         rows += [{"suite": name, **row._asdict()} for row in done]
-        print(
-            "\n".join([f"── {name} ({seconds[name]:.0f} s)", *map(line, rows[-len(done) :])]),
-            file=sys.stderr,
-            flush=True,
-        )
+        tell("\n".join([f"── {name} ({seconds[name]:.0f} s)", *map(line, rows[-len(done) :])]))
     return {"rows": rows, "seconds": seconds, "missed": missed, "seed": seed}
+
+
+def synthetic(methods: tuple[str, ...], seeds: int, quick: bool) -> dict[str, Any]:
+    """Train methods (default all) on known features."""
+    from ..saes.synthetic.compare import QUICK, Size, checks, compare, table, to_json
+
+    start = time.perf_counter()
+    rows = compare(methods, seeds, QUICK if quick else Size(), tell=tell)
+    ranks = checks(rows)
+    tell(table(rows))
+    for one in ranks:
+        tell(f"{'ok' if one.passed else 'MISSED':>6}  {one.left:>9.3g}  {one.right:>9.3g}  {one.name} ({one.source})")
+    return {
+        "rows": to_json(rows),
+        "checks": [one._asdict() for one in ranks],
+        "seconds": round(time.perf_counter() - start, 1),
+        "missed": sum(not one.passed for one in ranks),
+        "seeds": seeds,
+    }
+
+
+def tell(text: str) -> None:
+    """A line of progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def line(row: dict[str, Any]) -> str:

@@ -136,16 +136,3 @@ def convert(
     from .convert import convert as write
 
     return write(src, dst, to)
-
-
-def bench(what: Text, suites: tuple[str, ...] = (), seed: int = 0) -> Result:
-    """Trace models whose circuits are known, and tell how near the truth each number came.
-
-    Args:
-        what: circuits, the only bench of this version.
-        suites: Suites to run; left out: all.
-        seed: Seed of models, prompts and noise.
-    """
-    from .bench import bench as run_bench
-
-    return run_bench(what, suites, seed)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..saes.cli import Folder, Result, sae_train
-from .circuit_commands import bench, convert, trace, validate
+from .circuit_commands import convert, trace, validate
 from .loading import Text, load
 
 
@@ -158,6 +158,29 @@ def demo(out: Path = Path("demo"), tokens: int = 80_000, seed: int = 0, device: 
     from .demo import run_demo
 
     return run_demo(out, tokens, seed, device)
+
+
+def bench(
+    what: Text,
+    suites: tuple[str, ...] = (),
+    seed: int = 0,
+    methods: tuple[str, ...] = (),
+    seeds: int = 2,
+    quick: bool = False,
+) -> Result:
+    """Try the tools where the truth is known: tracing on models whose circuits are known, training on known features.
+
+    Args:
+        what: circuits (tracing) or synthetic (training; about ten minutes).
+        suites: Suites of circuits to run; left out: all.
+        seed: Seed of the models, prompts and noise of circuits.
+        methods: Methods of synthetic to train, e.g. topk "batch_topk matryoshka"; left out: all.
+        seeds: Trainings of each method, whose deviation is the noise of the table.
+        quick: Train on a quarter of the tokens.
+    """
+    from .bench import bench as run_bench
+
+    return run_bench(what, suites, seed, methods=methods, seeds=seeds, quick=quick)
 
 
 def doctor() -> Result:

@@ -4,6 +4,7 @@
 |---|---|---|
 | neuronpedia | a graph (`.graph`, `.json`, `.json.gz`) | one JSON file for Neuronpedia's and circuit-tracer's viewers |
 | circuit_tracer | dictionary folders, or one folder of them | a folder that circuit-tracer loads: config.yaml and safetensors |
+| saelens, sparsify, dictionary_learning | a dictionary of any form in docs/formats.md, or its name on the hub | a folder that the library loads |
 
 Reading needs no converting: every command that takes a graph or a dictionary opens these forms itself.
 """
@@ -15,7 +16,8 @@ from typing import Any
 
 from ..saes.errors import UserError
 
-TARGETS = ("neuronpedia", "circuit_tracer")
+LIBRARIES = ("saelens", "sparsify", "dictionary_learning")
+TARGETS = (*LIBRARIES, "circuit_tracer", "neuronpedia")
 
 
 def convert(src: Path, dst: Path, to: str) -> dict[str, Any]:
@@ -24,8 +26,41 @@ def convert(src: Path, dst: Path, to: str) -> dict[str, Any]:
     UserError for another target, and for what the form cannot hold.
     """
     if to not in TARGETS:
-        raise UserError(f"expected --to {' or '.join(TARGETS)}; got {to}; this version writes no other form")
+        raise UserError(f"expected --to {', '.join(TARGETS)}; got {to}; no other form is written")
+    if to in LIBRARIES:
+        return _dictionary(src, dst, to)
     return _graph(src, dst) if to == "neuronpedia" else _transcoders(src, dst)
+
+
+def _dictionary(src: Path, dst: Path, to: str) -> dict[str, Any]:
+    from ..saes import Dictionary
+
+    if src.name.endswith((".graph", ".json", ".json.gz")) and src.is_file():
+        raise UserError(f"expected a dictionary for --to {to}; {src} is a graph; use --to neuronpedia")
+    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise UserError(f"expected a new or empty folder; {dst} is not; choose another name")
+    # A path that is not here may be a name on the hub, which only text can be.
+    dictionary = Dictionary.load(src if src.exists() else str(src))
+    dictionary.save(dst, to)
+    return {
+        "out": str(dst),
+        "dictionary": repr(dictionary),
+        "fingerprint": dictionary.fingerprint,
+        "lost": _lost(dictionary, to),
+    }
+
+
+def _lost(dictionary: Any, to: str) -> list[str]:
+    """What only Unweave reads of the folder, from the keys that it keeps there."""
+    config = dictionary.config
+    kept = {
+        "which tokens it was trained on": bool(dictionary.metadata.get("keep")),
+        "widths of its nested prefixes": bool(config.matryoshka)
+        and (to, config.activation) != ("dictionary_learning", "batch_topk"),
+        "where it reads and writes": bool(config.site) and to != "saelens",
+        "where it comes from": bool(dictionary.metadata),
+    }
+    return [name for name, holds in kept.items() if holds]
 
 
 def _graph(src: Path, dst: Path) -> dict[str, Any]:

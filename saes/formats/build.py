@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..config import DictionaryConfig
 from ..dictionary import Dictionary
+from ..dictionary_config import DictionaryConfig
 from ..errors import UserError
 
 UNNAMED = ("input", "output")

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from . import saelens_read
+from . import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    llama_scope,
+    llamascopium,
+    saelens_read,
+    sparsify,
+    state_dicts,
+)
 from .build import NOTHING, Given
 from .form import Format, Look, look
 from .saelens import save
@@ -29,7 +38,18 @@ OURS = Format(
 
 def formats() -> dict[str, Format]:
     """All forms by name, in the order in which they are tried."""
-    return {form.name: form for form in (OURS,)}
+    known = (
+        OURS,
+        sparsify.FORMAT,
+        dictionary_learning.FORMAT,
+        gemma_scope.FIRST,
+        gemma_scope.SECOND,
+        llama_scope.FORMAT,
+        llamascopium.FORMAT,
+        circuit_tracer.FORMAT,
+        *state_dicts.FORMATS,
+    )
+    return {form.name: form for form in known}
 
 
 def detect(path: Path) -> Format:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import as_sites
 from ..dictionary import Dictionary
+from ..dictionary_config import as_sites
 from ..errors import UserError
 from ..keep import KeepRule
 from .build import NOTHING, UNNAMED, Given, check_shapes, factor, finished, in_decoder_norms, scaled, single
@@ -202,8 +202,7 @@ def _k(cfg: dict[str, Any], metadata: dict[str, Any], rule: str, folder: Path) -
         return _within(whole(cfg.get("k"), "k", folder / "cfg.json"), cfg, folder)
     details = metadata.get("training_architecture_details")
     told = cfg.get("k"), details.get("k") if isinstance(details, dict) else None, metadata.get("l0")
-    numbers = [value for value in told if type(value) in (int, float) and 1 <= value <= 1 << 48]
-    return round(numbers[0]) if numbers else 0
+    return next((round(value) for value in told if isinstance(value, int | float) and 1 <= value <= 1 << 48), 0)
 
 
 def _within(k: int, cfg: dict[str, Any], folder: Path) -> int:
@@ -216,7 +215,8 @@ def _prefixes(cfg: dict[str, Any], folder: Path) -> tuple[int, ...]:
     widths = cfg.get("matryoshka_widths")
     if not isinstance(widths, list):
         raise UserError(f"expected matryoshka_widths in {folder / 'cfg.json'}; got {str(widths)[:60]!r}; mend it")
-    return tuple(whole(width, "a width of matryoshka_widths", folder / "cfg.json") for width in widths)
+    found = tuple(whole(width, "a width of matryoshka_widths", folder / "cfg.json") for width in widths)
+    return found[:-1] if found and found[-1] == cfg["d_sae"] else found
 
 
 def one_dtype(tensors: dict[str, Tensor], folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..config import DictionaryConfig
+from ..dictionary_config import DictionaryConfig
 from ..errors import UserError
 from ..layout import Layout
 
@@ -31,9 +31,8 @@ def from_json(data: Any, where: str) -> tuple[DictionaryConfig, dict[str, int] |
             raise UserError(f"expected fields of a DictionaryConfig in {where}; got {name[:60]!r}; update unweave")
         if not _fits(name, value, known[name].default):
             raise UserError(f"expected {name} as DictionaryConfig has it in {where}; got {str(value)[:60]!r}; mend it")
-    config = DictionaryConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    )
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    config = DictionaryConfig(**fields)
     sites = config.sites or ("",)
     if widths is None:
         return config, None

@@ -19,7 +19,9 @@ ENCODED = 2**26  # pre-activations held at once: 256 MiB in float32
 Piece = tuple[dict[str, Tensor], Bool[Tensor, "row"], Int[Tensor, "row"]]
 
 
-def chunks(dictionary: Dictionary, shards: Shards, rows: Bool[Tensor, "row"], size: int | None = None) -> Iterator[Piece]:
+def chunks(
+    dictionary: Dictionary, shards: Shards, rows: Bool[Tensor, "row"], size: int | None = None
+) -> Iterator[Piece]:
     """Activations of all its sites, which of them the training rule keeps, and their documents, piece by piece.
 
     `size` None: as many rows as their codes allow.

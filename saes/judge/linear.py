@@ -112,7 +112,9 @@ def _one(dictionary: Dictionary, fit: Moments, test: Moments) -> float | None:
         return None
     if not config.is_transcoder:
         scale = torch.ones(()) if config.is_sae else _scale(fit, list(layout.writes.values()))
-        basis = torch.linalg.eigh(fit.cov_xx / torch.outer(scale, scale) if scale.ndim else fit.cov_xx).eigenvectors[:, -config.k :]
+        basis = torch.linalg.eigh(fit.cov_xx / torch.outer(scale, scale) if scale.ndim else fit.cov_xx).eigenvectors[
+            :, -config.k :
+        ]
         weight = basis @ basis.T
         weight = scale[None] * weight / scale[:, None] if scale.ndim else weight
         sites = columns(layout.writes) if not layout.is_shared else [slice(None)]
@@ -121,7 +123,9 @@ def _one(dictionary: Dictionary, fit: Moments, test: Moments) -> float | None:
     reads = [slice(None)] * len(sites)
     if config.across == "cross_layer":
         reads = [slice(0, site.stop) for site in columns(layout.reads)]
-    return sum(_left(_least_squares(fit, *pair), fit, test, *pair) for pair in zip(reads, sites, strict=True)) / len(sites)
+    return sum(_left(_least_squares(fit, *pair), fit, test, *pair) for pair in zip(reads, sites, strict=True)) / len(
+        sites
+    )
 
 
 def _scale(fit: Moments, widths: list[int]) -> Float[Tensor, "d_in"]:

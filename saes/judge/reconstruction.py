@@ -88,9 +88,7 @@ def reconstruction(
     }
 
 
-def explained(
-    sites: Mapping[str, SiteSums], documents: Tensor, count: int, rows: int, seed: int
-) -> dict[str, Any]:
+def explained(sites: Mapping[str, SiteSums], documents: Tensor, count: int, rows: int, seed: int) -> dict[str, Any]:
     """What is left unexplained: over all sites, and by site where there are several."""
     table = sum_by(documents, torch.cat([torch.cat(sums.squares) for sums in sites.values()], 1))
     error, spread = table.sum(0)[0::2], table.sum(0)[1::2]

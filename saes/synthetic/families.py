@@ -64,9 +64,8 @@ def family_numbers(
     """The numbers of the module header; nan where there are no families. `with_features`: matched rows against all features."""
     own = torch.nn.functional.normalize(features, dim=1)
     between = (own[counts.parent] * own[counts.child]).sum(1)
-    sign = cosine.sign()
-    hedging = with_features[counts.parent_at, counts.child] * sign[counts.parent_at] - between
-    carried = with_features[counts.child_at, counts.parent] * sign[counts.child_at] - between
+    hedging = with_features[counts.parent_at, counts.child] - between
+    carried = with_features[counts.child_at, counts.parent] - between
     found = cosine >= FOUND
     pairs = (counts.taken >= LEAST) & found[counts.parent_at]
     heads = (counts.alone >= LEAST) & found[counts.heads_at]
@@ -81,7 +80,7 @@ def family_numbers(
 
 def split(live: Float[Tensor, "live feature"]) -> float:
     """Mean number of live latents near a feature, of those features that have any; from cosines of decoder rows and features."""
-    near = (live.abs() >= NEAR).sum(0)
+    near = (live >= NEAR).sum(0)
     return mean(near[near > 0].double())
 
 

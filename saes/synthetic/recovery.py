@@ -1,9 +1,9 @@
 """How much of a known dictionary a trained one found.
 
-Latents are matched one to one with true features so that the summed |cosine| of decoder rows and directions is largest
-(assignment.py); of the matched pairs
+Latents are matched one to one with true features so that the summed cosine of decoder rows and directions is largest
+(assignment.py), with its sign: values are never negative, so a latent that points the other way is no match. Of the matched pairs
 
-    mcc          mean |cosine|                                            O'Neill et al. 2024, arXiv 2411.13117
+    mcc          mean cosine, below zero counted as zero (elsewhere |cosine|)          O'Neill et al. 2024, arXiv 2411.13117
     precision    of the tokens on which the latent fires, the share on which its feature is active; a dead latent has 0
     recall       of the tokens on which the feature is active, the share on which its latent fires
     f1           their harmonic mean; all three are means over the pairs that can occur in the sample
@@ -42,9 +42,9 @@ class Matched(NamedTuple):
 
 
 def match(features: Float[Tensor, "feature d"], W_dec: Float[Tensor, "latent d"]) -> Matched:
-    """The one-to-one matching with the largest summed |cosine|."""
-    cosine = cosines(features, W_dec)
-    latent = assign(cosine.abs())
+    """The one-to-one matching with the largest summed cosine."""
+    cosine = cosines(features, W_dec).clamp_min(0)
+    latent = assign(cosine)
     feature = (latent >= 0).nonzero().squeeze(1)
     return Matched(feature, latent[feature], cosine[feature, latent[feature]])
 
@@ -126,7 +126,7 @@ def pair_numbers(matched: Matched, counts: Counts) -> dict[str, float]:
     f1 = 2 * counts.both / (counts.fired + counts.active).clamp_min(1)
     both = counts.both > 0
     return {
-        "mcc": float(matched.cosine.abs().mean()),
+        "mcc": float(matched.cosine.mean()),
         "f1": float(f1[occurs].mean()),
         "precision": float(precision[occurs].mean()),
         "recall": float(recall[occurs].mean()),
@@ -136,5 +136,5 @@ def pair_numbers(matched: Matched, counts: Counts) -> dict[str, float]:
 
 def live_numbers(live: Float[Tensor, "live feature"]) -> dict[str, float]:
     """From the cosines of live latents with all features: whether several share one."""
-    nearest = live.abs().argmax(1).unique() if len(live) else live[:0]
+    nearest = live.argmax(1).unique() if len(live) else live[:0]
     return {"uniqueness": len(nearest) / max(len(live), 1), "split": split(live)}

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,6 +37,7 @@ class Sample(NamedTuple):
     values: Float[Tensor, "row feature"]
 
 
+@runtime_checkable
 class Known(Protocol):
     """Anything whose features are known: unit directions, each feature's parent (-1: none), and activations on demand."""
 
@@ -69,9 +70,9 @@ class WorldConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.features < self.trees * self.tree_size:
+        if self.top < 2 * self.trees:
             raise UserError(
-                f"expected at least {self.trees * self.tree_size} features for {self.trees} trees of {self.tree_size}; "
+                f"expected at least {self.trees * (self.tree_size + 1)} features for {self.trees} trees of {self.tree_size}; "
                 f"got {self.features}; raise features or lower trees, branches or depth"
             )
         for name in ("share", "together"):
@@ -101,7 +102,8 @@ class World:
 
     def __init__(self, config: WorldConfig):
         self.config = config
-        generator = torch.Generator().manual_seed(config.seed)
+        # A seed of its own: training draws its first weights from a small seed, and the same one would begin at the truth.
+        generator = torch.Generator().manual_seed(2**48 + config.seed)
         self.features = spread_out(torch.randn(config.features, config.d, generator=generator))
         self.offset = config.offset * torch.nn.functional.normalize(torch.randn(config.d, generator=generator), dim=0)
         self.levels, self.parents = trees(config)

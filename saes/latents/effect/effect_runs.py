@@ -17,7 +17,6 @@ from ...dictionary import Dictionary
 from ...sites import layer_of, resolve_site
 from ...text import Block, PaddedBlocks, pad_blocks
 from ..gather.weights import lasting
-from ..gather.weights import lasting
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

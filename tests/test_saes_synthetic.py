@@ -1,0 +1,317 @@
+"""Ground truth for dictionaries: the worlds are as they say, and each measure is 1 for the truth and falls with what it is there to see."""
+
+import itertools
+
+import pytest
+import torch
+from unweave.saes import Dictionary, DictionaryConfig, UserError, train
+from unweave.saes.synthetic.assignment import assign
+from unweave.saes.synthetic.compare import Size, checks, compare, summary, table
+from unweave.saes.synthetic.families import FamilyCounts, family_numbers
+from unweave.saes.synthetic.methods import METHODS, method_config, prefix_widths
+from unweave.saes.synthetic.recovery import cosines, match, recovery
+from unweave.saes.synthetic.superposition import Superposition
+from unweave.saes.synthetic.world import Sample, World, WorldConfig, batches
+from unweave.viz.bench import bench
+
+SMALL = dict(d=48, features=96, active=4.0, trees=4, branches=3, depth=2)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(WorldConfig(**SMALL))
+
+
+@pytest.fixture(scope="module")
+def sample(world):
+    return world.sample(40_000, 3)
+
+
+def test_activations_are_the_sum_of_what_is_active(sample):
+    world = World(WorldConfig(**SMALL, noise=0.0))
+    sample = world.sample(200, 3)
+    torch.testing.assert_close(sample.x, sample.values @ world.features + world.offset, rtol=1e-6, atol=1e-6)
+    assert world.offset.norm() == pytest.approx(2.0, rel=1e-6)
+    noisy = World(WorldConfig(**SMALL, noise=0.5)).sample(4000, 3)
+    assert (noisy.x - noisy.values @ world.features - world.offset).std() == pytest.approx(0.5, rel=0.01)
+
+
+def test_frequencies_are_those_that_were_asked_for(world, sample):
+    found = (sample.values > 0).double().mean(0)
+    assert float(found.sum()) == pytest.approx(4.0, rel=0.02)
+    error = (found - world.frequencies).abs() / (world.frequencies / len(sample.x)).sqrt()
+    assert error.max() < 5
+    top = world.frequencies[: world.config.top]
+    assert top[10] / top[40] == pytest.approx((41 / 11) ** 0.5, rel=1e-5)  # Zipf with exponent 1/2
+
+
+def test_a_parent_is_active_whenever_its_child_is_and_at_most_one_child(world, sample):
+    active = sample.values > 0
+    child = (world.parents >= 0).nonzero().squeeze(1)
+    assert len(child) == 4 * (3 + 9)
+    assert active[:, child].any()
+    assert active[:, world.parents[child]][active[:, child]].all()
+    for parent in world.parents[child].unique():
+        siblings = active[:, world.parents == parent].sum(1)
+        assert siblings.max() == 1
+        share = siblings[active[:, parent]].double().mean()
+        assert float(share) == pytest.approx(0.7, abs=5 * (0.21 / int(active[:, parent].sum())) ** 0.5)
+
+
+def test_members_of_a_group_fire_together_and_others_do_not(world, sample):
+    fires = (sample.values[:, : world.config.top] > 0).double()
+    fires = fires - fires.mean(0)
+    fires = fires / fires.norm(dim=0)
+    r = fires.T @ fires
+    same = world.group_of[:, None] == world.group_of
+    same.fill_diagonal_(False)
+    other = ~same & ~torch.eye(len(r), dtype=torch.bool)
+    assert r[same].mean() > 0.08
+    assert r[other].mean().abs() < 0.002
+
+
+def test_a_childs_magnitude_follows_its_parents(world, sample):
+    child = int(world.levels[1][0])
+    on = sample.values[:, child] > 0
+    pair = torch.stack([sample.values[on, child], sample.values[on, int(world.parents[child])]])
+    assert torch.corrcoef(pair)[0, 1] > 0.5
+    alone = sample.values[:, 1][sample.values[:, 1] > 0]
+    assert alone.std() / alone.mean() == pytest.approx(0.25, rel=0.05)
+
+
+def test_the_same_seed_gives_the_same_activations_and_another_others(world):
+    again = World(WorldConfig(**SMALL))
+    assert torch.equal(world.sample(50, 7).x, again.sample(50, 7).x)
+    assert not torch.equal(world.sample(50, 7).x, world.sample(50, 8).x)
+    first, second = itertools.islice(batches(world, 20, 0), 2)
+    assert first.shape == (20, 48)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(features=40), dict(share=1.0), dict(active=1000.0), dict(together=-0.1), dict(active=0.0)]
+)
+def test_worlds_that_cannot_be_are_a_user_error(wrong):
+    with pytest.raises(UserError, match="expected"):
+        WorldConfig(**{**SMALL, **wrong})
+
+
+@pytest.mark.parametrize("row, col", [(1, 1), (2, 5), (5, 2), (6, 6)])
+def test_the_assignment_is_the_best_of_all(row, col):
+    for seed in range(20):
+        score = torch.randn(row, col, generator=torch.Generator().manual_seed(seed)).round(decimals=1)  # with ties
+        found = assign(score)
+        pairs = found >= 0
+        assert pairs.sum() == min(row, col) == len(found[pairs].unique())
+        tall = score if row <= col else score.T
+        best = max(
+            sum(float(tall[i, j]) for i, j in enumerate(order))
+            for order in itertools.permutations(range(max(row, col)), min(row, col))
+        )
+        assert float(score[pairs.nonzero().squeeze(1), found[pairs]].sum()) == pytest.approx(best, abs=1e-5)
+    with pytest.raises(ValueError, match="finite"):
+        assign(torch.tensor([[float("nan")]]))
+
+
+def test_the_assignment_of_a_large_table_is_scipys():
+    scipy = pytest.importorskip("scipy.optimize")
+    score = torch.rand(150, 211, generator=torch.Generator().manual_seed(0))
+    rows, columns = scipy.linear_sum_assignment(-score.numpy())
+    found = assign(score)
+    assert float(score[torch.arange(150), found].sum()) == pytest.approx(float(score[rows, columns].sum()), rel=1e-6)
+
+
+class Plain:
+    """A world whose features are orthogonal, so that a dictionary can be exactly right: parent 0 of 1 and 2, parent 3 of 4."""
+
+    features = torch.eye(8)[:6]
+    parents = torch.tensor([-1, 0, 0, -1, 3, -1])
+
+    def sample(self, rows: int, seed: int) -> Sample:
+        generator = torch.Generator().manual_seed(seed)
+        fires = torch.rand(rows, 6, generator=generator) < 0.4
+        fires[:, 2] &= ~fires[:, 1]
+        fires[:, [1, 2, 4]] &= fires[:, [0, 0, 3]]
+        values = fires * (1 + torch.rand(rows, 6, generator=generator))
+        return Sample(values @ self.features, values)
+
+
+def truth(order=range(6), **tensors) -> Dictionary:
+    """The dictionary of Plain, its latents in some order, with tensors changed."""
+    rows = Plain.features[list(order)]
+    own = {"W_enc": rows.clone(), "b_enc": torch.zeros(6), "W_dec": rows.clone(), "b_dec": torch.zeros(8), **tensors}
+    return Dictionary(DictionaryConfig(activation="relu", latents=6, k=2), own)
+
+
+def test_the_truth_in_any_order_is_recovered_wholly():
+    found = recovery(truth([3, 1, 5, 0, 4, 2]), Plain(), rows=3000)
+    for name in ("mcc", "f1", "precision", "recall", "shrinkage", "uniqueness", "split", "parents_found"):
+        assert found[name] == pytest.approx(1, abs=1e-6), name
+    for name in ("absorption", "missed", "hedging", "carried", "fvu", "dead_share"):
+        assert found[name] == pytest.approx(0, abs=1e-6), name
+    assert found["l0"] == pytest.approx(
+        float((Plain().sample(3000, 2**40 + 1_000_003).values > 0).sum(1).float().mean())
+    )
+
+
+def test_shrunken_values_shrink_and_nothing_else():
+    found = recovery(truth(W_enc=0.5 * Plain.features), Plain(), rows=3000)
+    assert found["shrinkage"] == pytest.approx(0.5, abs=1e-6)
+    assert found["mcc"] == found["f1"] == pytest.approx(1, abs=1e-6)
+    assert found["fvu"] > 0.2
+
+
+def test_a_latent_that_fires_too_often_loses_precision_and_one_that_fires_too_seldom_recall():
+    b_enc = torch.zeros(6)
+    b_enc[5] = 1.0  # always on
+    found = recovery(truth(b_enc=b_enc), Plain(), rows=3000)
+    assert found["recall"] == pytest.approx(1)
+    assert found["precision"] == pytest.approx((5 + 0.4) / 6, abs=0.01)
+    b_enc[5] = -1.5  # half of the time that it should
+    found = recovery(truth(b_enc=b_enc), Plain(), rows=3000)
+    assert found["precision"] == pytest.approx(1)
+    assert found["recall"] == pytest.approx(5.5 / 6, abs=0.01)
+    b_enc[5] = -9.0  # dead
+    found = recovery(truth(b_enc=b_enc), Plain(), rows=3000)
+    assert found["dead_share"] == pytest.approx(1 / 6)
+    assert found["f1"] == found["precision"] == found["recall"] == pytest.approx(5 / 6)
+
+
+def test_absorption_is_seen_where_a_child_has_taken_its_parents_part_over():
+    """Latent 0 is silent where child 1 is on, whose latent writes both: parent 0 of children 1 and 2, parent 3 of child 4."""
+    W_enc, W_dec = Plain.features.clone(), Plain.features.clone()
+    W_enc[0, 1] = -9.0
+    W_dec[1] = torch.nn.functional.normalize(Plain.features[0] + Plain.features[1], dim=0)
+    found = recovery(truth(W_enc=W_enc, W_dec=W_dec), Plain(), rows=6000)
+    assert found["absorption"] == pytest.approx(1 / 3)  # of the pairs (0, 1), (0, 2), (3, 4)
+    assert found["missed"] == pytest.approx(0)
+    assert found["carried"] == pytest.approx(0.5**0.5 / 3, abs=1e-5)
+    assert found["hedging"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_parent_that_is_silent_alone_is_missed_and_not_absorbed():
+    b_enc = torch.zeros(6)
+    b_enc[0] = -9.0
+    W_enc = Plain.features.clone()
+    W_enc[0, 1] = W_enc[0, 2] = 20.0  # fires with either child only
+    found = recovery(truth(b_enc=b_enc, W_enc=W_enc), Plain(), rows=6000)
+    assert found["absorption"] == 0
+    assert found["missed"] == pytest.approx(1 / 2)  # of the parents 0 and 3
+
+
+def test_hedging_is_a_parent_that_holds_its_children():
+    W_dec = Plain.features.clone()
+    W_dec[3] = torch.nn.functional.normalize(Plain.features[3] + 0.5 * Plain.features[4], dim=0)
+    found = recovery(truth(W_dec=W_dec), Plain(), rows=3000)
+    assert found["hedging"] == pytest.approx(0.5 / 1.25**0.5 / 3, abs=1e-5)
+    assert found["carried"] == pytest.approx(0, abs=1e-6)
+
+
+def test_two_latents_for_one_feature_are_split_and_not_unique():
+    rows = Plain.features[[0, 1, 2, 3, 4, 4]]
+    found = recovery(truth(W_enc=rows, W_dec=rows), Plain(), rows=3000)
+    assert found["split"] == pytest.approx(6 / 5)
+    assert found["uniqueness"] == pytest.approx(5 / 6)
+    assert found["mcc"] == pytest.approx(5 / 6)
+
+
+def test_a_latent_that_points_the_other_way_is_no_match():
+    matched = match(Plain.features, -Plain.features)
+    assert matched.cosine.max() <= 0
+    assert match(Plain.features, Plain.features[:3]).feature.tolist() == [0, 1, 2]
+
+
+def test_families_without_parents_have_no_number():
+    counts = FamilyCounts(torch.full((6,), -1), torch.arange(6))
+    counts.add(torch.ones(3, 6, dtype=torch.bool), torch.ones(3, 6, dtype=torch.bool))
+    numbers = family_numbers(counts, torch.ones(6), cosines(Plain.features, Plain.features), Plain.features)
+    assert all(number != number for number in numbers.values())
+
+
+def test_sparse_features_share_two_dimensions_as_a_pentagon_and_dense_ones_do_not():
+    """Elhage et al. 2022: five sparse features in two dimensions stand at 72 degrees; dense ones leave room for two."""
+    sparse = Superposition(5, 2, active=0.1, steps=800)
+    cosine = (sparse.features @ sparse.features.T).sort(1).values
+    wanted = torch.tensor([72.0, 144.0]).deg2rad().cos().tolist()
+    expected = torch.tensor([wanted[1], wanted[1], wanted[0], wanted[0], 1.0]).expand(5, 5)
+    torch.testing.assert_close(cosine, expected, rtol=0, atol=0.03)
+    dense = Superposition(5, 2, active=4.9, importance=0.7, steps=2000)
+    assert dense.kept.tolist() == [0, 1]
+    assert abs(float(dense.features[0] @ dense.features[1])) < 0.01
+
+
+def test_twice_as_many_sparse_features_as_dimensions_become_antipodal_pairs():
+    toy = Superposition(8, 4, active=0.2, steps=800)
+    cosine = (toy.features @ toy.features.T).fill_diagonal_(0)
+    torch.testing.assert_close(cosine.min(1).values, torch.full((8,), -1.0), rtol=0, atol=0.02)
+    sample = toy.sample(100, 0)
+    torch.testing.assert_close(sample.x, sample.values @ toy.features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_finds_most_of_a_small_world(method, world):
+    config = method_config(method, latents=96, k=4, tokens=24_576, batch=256, seed=0)
+    rows = world.sample(24_576, 0).x
+    own = train(config, rows.split(256), device="cpu", progress=False)
+    found = recovery(own, world, rows=4096)
+    assert found["mcc"] > 0.7
+    assert found["l0"] == pytest.approx(4, abs=1.2)
+    assert found["fvu"] < 0.6
+
+
+def test_methods_are_what_their_names_say():
+    config = method_config("batch_topk matryoshka", latents=64, k=4, tokens=10, batch=5, seed=3)
+    assert (config.dictionary.activation, config.dictionary.matryoshka) == ("batch_topk", (4, 8, 16, 32))
+    assert config.seed == 3
+    assert method_config("relu tanh", latents=64, k=4, tokens=10, batch=5, seed=0).penalty == "tanh"
+    assert method_config("topk", latents=64, k=4, tokens=10, batch=5, seed=0).dictionary.matryoshka == ()
+    assert prefix_widths(2) == (1,)
+    with pytest.raises(UserError, match="methods among"):
+        method_config("relu matryoshka", latents=64, k=4, tokens=10, batch=5, seed=0)
+
+
+TINY = Size(tokens=2048, drawn=1024, latents=96, k=4, batch=256, judged=512, toy_tokens=1024, toy_steps=20)
+
+
+def test_a_comparison_has_a_row_a_method_with_its_deviation():
+    told = []
+    rows = compare(("topk", "batch_topk"), 2, TINY, WorldConfig(**SMALL), told.append)
+    assert [row.method for row in rows] == ["topk", "batch_topk"]
+    assert len(told) == 4
+    again = compare(("topk",), 2, TINY, WorldConfig(**SMALL))
+    assert again[0].mean["mcc"] == rows[0].mean["mcc"]  # whatever else is trained beside it
+    assert rows[0].deviation["mcc"] > 0
+    text = table(rows)
+    assert text.count("\n") == 3
+    assert "| topk | " in text
+    assert [one.name.split()[0] for one in checks(rows)] == ["batch_topk", "batch_topk"]
+    with pytest.raises(UserError, match="at least one seed"):
+        compare(("topk",), 0, TINY)
+
+
+def test_a_ranking_that_is_turned_around_is_missed():
+    numbers = {"mcc": 0.9, "fvu": 0.1, "absorption": 0.3}
+    rows = [summary("topk", [numbers]), summary("batch_topk", [{**numbers, "mcc": 0.8}])]
+    assert [one.passed for one in checks(rows)] == [False, True]
+    noisy = [summary("topk", [numbers, {**numbers, "mcc": 0.7}]), rows[1]]
+    assert [one.passed for one in checks(noisy)] == [True, True]
+    nested = [summary("topk", [numbers]), summary("topk matryoshka", [{**numbers, "absorption": 0.4}])]
+    assert [one.passed for one in checks(nested)] == [False]
+
+
+def test_the_command_takes_the_options_of_its_bench(monkeypatch):
+    import unweave.saes.synthetic.compare as module
+
+    monkeypatch.setattr(module, "QUICK", TINY)
+    monkeypatch.setattr(module, "WorldConfig", lambda: WorldConfig(**SMALL))
+    found = bench("synthetic", methods=("topk",), seeds=1, quick=True)
+    assert [row["method"] for row in found["rows"]] == ["topk"]
+    assert found["missed"] == 0
+    for wrong in (
+        dict(what="speed"),
+        dict(what="circuits", quick=True),
+        dict(what="synthetic", suites=("programs",)),
+        dict(what="synthetic", methods=("nothing",), quick=True),
+    ):
+        with pytest.raises(UserError, match="expected"):
+            bench(**wrong)
