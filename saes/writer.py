@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,24 @@ from .text import Block, PaddedBlocks
 
 
 class ShardWriter:
-    """Appends rows to a folder of at most `target` rows; `rows` counts what was handed over, on disk or not yet."""
+    """Appends rows to a folder of at most `target` rows; `rows` counts what was handed over, on disk or not yet.
+
+    `about_text` gives the manifest's `text` from the number of the last document on disk.
+    """
 
     def __init__(
         self, folder: Path, model: ModelInfo, sites: list[str], dtype: torch.dtype, target: int, context: int,
-        shard_mib: int, resume: bool,
+        shard_mib: int, resume: bool, about_text: Callable[[int], dict[str, Any]] | None = None,
     ):  # fmt: skip
         self.folder, self.sites, self.dtype, self._limit = folder, sites, dtype, shard_mib * 2**20
         self._parts: list[dict[str, Tensor]] = []
         self._blocks = 0
+        self._about_text = about_text
         self.manifest: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "model": model.dict(),
+            "text": None,
             "special_tokens": "one BOS at position 0 of each block where the model has one; no others added",
             "context": context,
             "dtype": str(dtype).removeprefix("torch."),
@@ -126,6 +131,8 @@ class ShardWriter:
         }
         self.manifest["shards"].append(entry)
         self.manifest["rows"] += entry["rows"]
+        if self._about_text:
+            self.manifest["text"] = self._about_text(int(tensors["documents"][-1]))
         self._parts, self._blocks = [], 0
         self._save()
 

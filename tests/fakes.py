@@ -28,6 +28,7 @@ WORDS = " the quick brown fox jumps over a lazy dog and then goes home to Paris 
 )[1:]
 PROMPT = ["<|endoftext|>", "The", " capital", " of", " France", " is"]
 BEFORE, AFTER, EXAMPLES, SAMPLES = 20, 11, 16, 40
+KEPT = 1_990_000  # rows of the text that a store without codes is said to be of
 
 
 def vocabulary(hostile: bool) -> list[str]:
@@ -54,7 +55,7 @@ def store(
     at = torch.arange(rows).int()
     text = {"tokens": tokens.int(), "positions": at % block, "documents": at // block}
     arrays = _random_arrays(latents, rows, len(vocab), generator)
-    manifest = {"rows": 2_000_000, "kept_rows": 1_990_000, "codes": {"kept": False, "slots": 0, "bytes": 0}}
+    manifest = {"rows": 2_000_000, "kept_rows": KEPT, "codes": {"kept": False, "slots": 0, "bytes": 0}}
     if codes:
         own, manifest = _counted(folder, text, latents, len(vocab), generator)
         arrays |= own
@@ -77,19 +78,18 @@ def store(
 def _random_arrays(latents: int, rows: int, vocab: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
     density = 10 ** (torch.rand(latents, generator=generator) * 3 - 4.5)
     density[0], density[1] = 0, 0.4
-    count = (density * 2_000_000).long()
+    count = (density * KEPT).long()
     peak = torch.rand(latents, generator=generator) * 20 + 2
     edges = histogram_edges()
-    shape = torch.exp(-((edges[:-1].log2()[None] - peak.log2()[:, None] + 2) ** 2) / 4) * (
-        edges[:-1][None] <= peak[:, None]
-    )
-    histogram = (shape / shape.sum(1, keepdim=True) * count[:, None]).int()
     values = (peak[:, None] * (1 - 0.03 * torch.arange(EXAMPLES)[None])) * (count > 0)[:, None]
     sampled = peak[:, None] * 0.8 ** torch.arange(1, SAMPLES + 1)[None] * (count > 0)[:, None]
-    places = torch.randint(0, rows, (latents, EXAMPLES + SAMPLES), generator=generator)
+    first = torch.randint(0, rows, (latents, EXAMPLES + SAMPLES), generator=generator)[:, :1]
+    # 73 is odd and `rows` a power of two, so that no row comes twice.
+    places = (first + 73 * torch.arange(EXAMPLES + SAMPLES)) % rows
     places[0] = -1
     windows = torch.zeros(latents, EXAMPLES + SAMPLES, BEFORE + 1 + AFTER)
     both = torch.cat([values, sampled], 1)
+    histogram = _random_histogram(count, peak, both)
     windows[:, :, BEFORE - 1] = both * 0.4 * (torch.rand(both.shape, generator=generator) > 0.4)
     windows[:, :, BEFORE + 2] = both * 0.2 * (torch.rand(both.shape, generator=generator) > 0.6)
     entropy = torch.rand(latents, generator=generator) * 3.5 + 0.5
@@ -116,6 +116,19 @@ def _random_arrays(latents: int, rows: int, vocab: int, generator: torch.Generat
         "position_share": 0.02 + 0.5 * torch.rand(latents, generator=generator) ** 8,
         "mean_position": torch.rand(latents, generator=generator) * 63,
     }  # fmt: skip
+
+
+def _random_histogram(count: torch.Tensor, peak: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """A bump below the `peak` of each latent that has all of its `count`, its `known` values among them."""
+    edges = histogram_edges()
+    bins = torch.searchsorted(edges[1:-1], known, right=True)
+    histogram = torch.zeros(len(count), len(edges) - 1, dtype=torch.int64)
+    histogram.scatter_add_(1, bins, (known > 0).long())
+    shape = torch.exp(-((edges[:-1].log2()[None] - peak.log2()[:, None] + 2) ** 2) / 4) * (edges[:-1] <= peak[:, None])
+    rest = count - histogram.sum(1)
+    histogram += (shape / shape.sum(1, keepdim=True) * rest[:, None]).long()
+    histogram.scatter_add_(1, shape.argmax(1, keepdim=True), (count - histogram.sum(1))[:, None])
+    return histogram.int()
 
 
 def _random_tokens(

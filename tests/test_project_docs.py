@@ -131,3 +131,13 @@ def test_every_path_in_the_architecture_page_exists():
     known = {path.name for folder in folders for path in (ROOT / folder).rglob("*.py")}
     assert rooted
     assert not {word for word in rooted if not (ROOT / word).exists()} | (loose - known)
+
+
+@pytest.mark.parametrize("folder", ["viz/static/base", "viz/static/run", "viz/answers", "viz/actions", "tests"])
+def test_the_architecture_page_names_what_is_shared(folder):
+    """Every file of these folders, of tests/ those that tests share, by its name or path."""
+    named = set(re.findall(r"`([\w./-]+)`", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")))
+    apart = re.compile(r"__init__\.py|py\.typed|conftest\.py|test_.*|.*\.json|\..*")
+    files = [path.name for path in (ROOT / folder).iterdir() if path.is_file() and not apart.fullmatch(path.name)]
+    assert files
+    assert not [name for name in files if name not in named and f"{folder}/{name}" not in named]

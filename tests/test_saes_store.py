@@ -1,14 +1,16 @@
 """A collected store: what it shows of a dictionary and a text, where it says it comes from, labels."""
 
+import inspect
 import sqlite3
 import threading
 
+import numpy as np
 import pytest
 import torch
 import toys
 from saes_toys import MLP_IN, MLP_OUT, RESID, cached, dictionary, model
 from torch.testing import assert_close
-from unweave.saes import FeatureStore, UserError, collect
+from unweave.saes import FeatureStore, Shards, UserError, collect
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_the_store_says_where_it_comes_from(made):
     assert store.manifest["rows"] == len(shards)
     assert store.manifest["kept_rows"] == int((shards.positions >= 1).sum())
     assert store.manifest["codes"]["kept"] and store.manifest["seed"] == 0
-    assert store.manifest["text"] is None, "Shards of texts given in memory have no name"
+    assert store.manifest["text"] == {"names": [], "more_names": False, "documents": 40}, "texts in memory have no name"
     assert set(store.columns) >= {"count", "density", "max_value", "mean_value", "token_entropy", "context_entropy"}
     assert all(len(column) == 40 for column in store.columns.values())
 
@@ -168,8 +170,33 @@ def test_a_damaged_labels_file_is_a_user_error(copy):
 
 def test_a_latent_that_is_not_there_is_an_index_error(made):
     for latent in (-1, 40):
-        with pytest.raises(IndexError, match=r"latent in \[0, 40\)"):
-            made[0][latent]
+        for ask in (made[0].__getitem__, made[0].neighbours, lambda latent: made[0].example_at(latent, 3)):
+            with pytest.raises(IndexError, match=r"latent in \[0, 40\)"):
+                ask(latent)
+
+
+@pytest.mark.parametrize("latent", ["density", 1.5, None, [3]])
+def test_a_latent_that_is_no_number_is_an_error_that_says_so(made, latent):
+    ask = inspect.unwrap(FeatureStore.__getitem__)  # without the check of annotations, which only tests have
+    with pytest.raises(TypeError, match=r"expected the number of a latent; got .*`columns` has"):
+        ask(made[0], latent)
+
+
+def test_any_integer_names_a_latent(made):
+    numbers = [3, torch.tensor(3), np.int64(3), made[0].count.new_tensor([3])[0]]
+    assert {made[0][number].count for number in numbers} == {int(made[0].count[3])}
+    assert {type(made[0][number].latent) for number in numbers} == {int}
+
+
+@pytest.mark.parametrize("token", [-1, toys.VOCAB])
+def test_a_token_that_the_model_has_not_is_a_user_error_before_anything_is_written(made, tmp_path, token):
+    _, shards, own = made
+    changed = Shards.open(shards.folder)
+    changed.__dict__["tokens"] = shards.tokens.clone()
+    changed.tokens[7] = token
+    with pytest.raises(UserError, match=rf"ids below {toys.VOCAB} .* got {token}; cache the text anew"):
+        collect(own, changed, tmp_path / "store", model(), progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_collect_refuses_what_does_not_belong_together(made, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from saes_toys import RESID, cached, dictionary, model
 from safetensors.torch import load_file, save_file
-from unweave.saes import FeatureStore, UserError, collect
+from unweave.saes import FeatureStore, UserError, collect, intervals
 from unweave.saes.io import write_json, write_tensors
 
 
@@ -127,6 +127,18 @@ def test_numbers_that_cannot_be_are_a_user_error_and_nothing_worse(tmp_path, nam
                 "window_starts", "window_counts", "window_offsets"}  # fmt: skip
     pointing = pointing if name == "features" else {"tokens", "positions", "vocab_ends"}
     assert refused >= pointing
+
+
+@pytest.mark.parametrize("kind", ["width", "count", "log"])
+def test_the_fake_store_is_whole_enough_for_estimated_intervals(tmp_path, kind):
+    """Its histogram counts every firing, among them the examples and samples, so that views of it can be tested."""
+    store = fakes.store(tmp_path / "store")
+    for latent in range(len(store)):
+        feature = store[latent]
+        assert len({place.row for place in feature.examples + feature.samples}) == (56 if feature.count else 0)
+        found = intervals(store, latent, kind)
+        assert sum(one.count for one in found) == feature.count == int(feature.histogram.counts.sum())
+        assert sum(one.error == 0 for one in found) < len(found) or not found
 
 
 def test_a_position_before_the_text_is_a_user_error(tmp_path):

@@ -177,6 +177,14 @@ def test_a_node_shows_its_edges_and_leads_to_its_card(watch):
     assert "store=1" in watch.tab.url
 
 
+def test_a_saved_card_says_that_it_has_no_effects_on_the_loss(watch):
+    watch.open("#pane=latents&latent=5")
+    watch.seen("card")
+    is_saved = watch.tab.evaluate("document.documentElement.dataset.host") == "page"
+    assert watch.tab.get_by_test_id("no-effects").count() == int(is_saved)
+    assert watch.tab.get_by_test_id("effects").count() == int(not is_saved)
+
+
 def test_a_narrow_screen_is_not_wider_than_it_is(browser, address):
     watch = Watch(browser, address, viewport={"width": 375, "height": 700}, color_scheme="dark")
     for hash in (

@@ -26,6 +26,8 @@ from unweave.viz.live import Live
 from unweave.viz.things import Things, open_things
 
 LATENTS = (24, 31)
+TUNED, MOVED = {"fingerprint": "0" * 64}, {"site": "blocks.0.hook_resid_post", "site_out": None}
+APART = {"tuned": {"model": TUNED}, "moved": {"dictionary": MOVED}, "both": {"model": TUNED, "dictionary": MOVED}}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,18 @@ def folder(tmp_path_factory):
         collect(own, shards, base / "features" / ("one", "two")[place], model(), progress=False)
     other = Dictionary.load(base / "dictionaries" / "one")
     collect(other, elsewhere, base / "features" / "other", model(), progress=False, codes_mib=0)
+    for name, changes in APART.items():
+        told_otherwise(base / "features" / "two", base / "features" / name, changes)
     return base
+
+
+def told_otherwise(source, folder, changes):
+    """A copy of a store whose manifest says something else of its model or dictionary."""
+    shutil.copytree(source, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for part, known in changes.items():
+        manifest[part] |= known
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture
@@ -66,6 +79,22 @@ def test_both_methods_are_known_where_they_can_be(things):
     for wrong in ("compare/0/0", "compare/0/9", "compare/0/1/latents/24"):
         with pytest.raises(KeyError):
             answer(things, wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_site", "is_model"),
+    [("two", True, True), ("tuned", True, False), ("moved", False, True), ("both", False, False)],
+)
+def test_a_model_and_a_place_are_told_apart(folder, name, is_site, is_model):
+    found = answer(open_things([folder / "features" / "one", folder / "features" / name]), "compare/0/1")
+    assert (found["is_site"], found["is_model"]) == (is_site, is_model)
+
+
+def test_a_model_without_a_fingerprint_goes_by_its_name(folder, tmp_path):
+    for name, called in (("same", {}), ("other", {"name": "another"})):
+        told_otherwise(folder / "features" / "two", tmp_path / name, {"model": {"fingerprint": None} | called})
+        found = answer(open_things([folder / "features" / "one", tmp_path / name]), "compare/0/1")
+        assert found["is_model"] == (name == "same")
 
 
 def test_columns_are_the_best_partners(things):
@@ -239,7 +268,8 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is missin
 @pytest.fixture(scope="module")
 def tab(folder):
     """A tab on the comparison; nothing wrong may have been said at its end."""
-    address = serve([folder / "features" / name for name in ("one", "two", "other")], open=False, block=False)
+    shown = [folder / "features" / name for name in ("one", "two", "other", *APART)]
+    address = serve(shown, open=False, block=False)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1280, "height": 800})
@@ -291,3 +321,21 @@ def test_stores_without_a_common_text_say_why(tab):
     sync_api.expect(tab.get_by_test_id("compare-why")).to_contain_text("different texts")
     tab.get_by_test_id("compare-by-cosine").click()
     sync_api.expect(tab.get_by_test_id("compare-summary")).to_contain_text("100 %")
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("place", "said", "unsaid"),
+    [
+        (3, "A and B are of different models", "places"),
+        (4, "A and B write different places:", "models"),
+        (5, "A and B write different places of different models", "the model's"),
+    ],
+)
+def test_the_page_says_whether_models_or_places_differ(tab, place, said, unsaid):
+    tab.goto(tab.url.split("#")[0] + f"#pane=compare&compare_with={place}&compare_by=cosine")
+    told = tab.get_by_test_id("compare-apart")
+    sync_api.expect(told).to_contain_text(said)
+    sync_api.expect(told).not_to_contain_text(unsaid)
+    tab.goto(tab.url.split("#")[0] + "#pane=compare&compare_with=1&compare_by=cosine")
+    sync_api.expect(told).to_have_count(0)

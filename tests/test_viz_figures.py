@@ -8,6 +8,7 @@ import fakes
 import pytest
 import torch
 from unweave.circuits import Edges, Graph, Node
+from unweave.saes.latents.shelf.store import Histogram
 from unweave.viz import circuit_figure, feature_figure, training_figure
 from unweave.viz.layout import draw
 from unweave.viz.text import jsonable, number, plotly_text, readable, visible
@@ -96,8 +97,33 @@ def test_feature_figure_shows_the_histogram_and_the_logits(store):
     assert "animals that jump" in feature_figure(feature).layout.title.text
 
 
+def test_feature_figure_ends_a_bin_beyond_what_is_filled(store):
+    feature = store[5]
+    low, high = (10**end for end in feature_figure(feature).layout.xaxis.range)
+    edges, counts = feature.histogram.edges, feature.histogram.counts
+    is_shown = (edges[:-1] >= low * 0.999) & (edges[1:] <= high * 1.001)
+    first, last = counts.nonzero()[:, 0][[0, -1]].tolist()
+    assert is_shown.nonzero()[:, 0].tolist() == list(range(first - 1, last + 2))
+
+
+@pytest.mark.parametrize(("filled", "shown"), [([0], [1, 4]), ([2], [2, 8]), ([0, 2], [1, 8])])
+def test_feature_figure_never_shows_more_than_the_bins(store, filled, shown):
+    counts = torch.zeros(3, dtype=torch.int64)
+    counts[filled] = 1
+    feature = store[5]._replace(histogram=Histogram(torch.tensor([1.0, 2.0, 4.0, 8.0]), counts))
+    assert [10**end for end in feature_figure(feature).layout.xaxis.range] == pytest.approx(shown)
+
+
 def test_feature_figure_of_a_dead_latent(store):
-    assert sum(feature_figure(store[0]).data[0].y) == 0
+    figure = feature_figure(store[0])
+    assert sum(figure.data[0].y) == 0 and figure.layout.xaxis.range is None
+
+
+def test_the_share_of_dead_latents_is_told_in_per_cent():
+    """Plotly's own tick of 0.0005 would be 500µ."""
+    figure = training_figure(fakes.rows())
+    formats = {curve.name: figure.layout[curve.yaxis.replace("y", "yaxis")].tickformat for curve in figure.data}
+    assert formats.pop("dead_share") == ".3~p" and set(formats.values()) == {None}
 
 
 def test_training_figure_has_a_curve_for_each_logged_quantity():
@@ -107,6 +133,17 @@ def test_training_figure_has_a_curve_for_each_logged_quantity():
     assert curves.keys() == {"loss", "fvu", "l0", "dead_share", "tokens_per_s"}
     assert curves["fvu"] == pytest.approx([row["fvu"] for row in rows], rel=1e-5)
     assert list(figure.data[0].x) == [row["tokens"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "curves", [["loss"], ["loss", "fvu", "l0", "dead_share"], ["loss", "fvu", "l0", "dead_share", "tokens_per_s"]]
+)
+def test_training_figure_has_an_axis_for_each_curve_and_none_besides(curves):
+    """On a narrow screen the page stacks all axes; an empty one would be a gap."""
+    figure = training_figure([{name: row[name] for name in ("tokens", *curves)} for row in fakes.rows()])
+    axes = {name for name in figure.layout.to_plotly_json() if name.startswith("xaxis")}
+    assert axes == {trace.xaxis.replace("x", "xaxis") for trace in figure.data} and len(axes) == len(curves)
+    assert {figure.layout[name].title.text for name in axes} == {"tokens"}
 
 
 def test_training_figure_of_no_rows_and_of_broken_values():

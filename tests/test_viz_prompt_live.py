@@ -1,12 +1,16 @@
 """The prompt page against a real (tiny) model: what it shows is what the library computes."""
 
+import inspect
+
 import pytest
 from fake_live import Desk, launched, serving
 from saes_toys import cached, dictionary
 from saes_toys import model as toy
 from unweave.circuits.prompts.rank import rank_features
+from unweave.circuits.prompts.steering import steer_prompt
 from unweave.circuits.prompts.stream import stream
 from unweave.circuits.prompts.wishes import Wish, latent_edits
+from unweave.saes.latents.effect.effects import effects
 from unweave.saes.latents.gather.collect import collect
 from unweave.viz.live import Live
 from unweave.viz.things import Things
@@ -68,6 +72,31 @@ def test_an_edit_is_run_and_written(desk, made):
     for run in ("base", "changed"):
         text = "".join(piece.text for piece in pieces if piece.run == run)
         assert desk.id(f"written-{run}").text_content() == text
+
+
+def test_only_likely_tokens_are_listed_as_moved(made, monkeypatch):
+    """With a model that is sure of itself, most of the vocabulary has a probability that nobody would see."""
+    own, _ = made
+    model = toy()
+    monkeypatch.setattr(model.W_U, "data", 30 * model.W_U.data)
+    edits = latent_edits(model, own, TEXT, [Wish(rank_features(model, own, TEXT).totals[0].latent)])
+    options = {"controls": 2, "latents": 2, "top": 200}
+    found = steer_prompt(model, TEXT, edits, own, **options)
+    everything = steer_prompt(model, TEXT, edits, own, least_probability=0.0, **options)
+    for changed, whole in zip(found.changed, everything.changed, strict=True):
+        before, after = found.probabilities, changed.probabilities
+        likely = {token for token in range(len(before)) if max(before[token], after[token]) >= 1e-3}
+        assert 0 < len(likely) < len(before) / 2
+        for name, sign in (("raised", 1), ("lowered", -1)):
+            some, every = getattr(changed, name), getattr(whole, name)
+            assert some == [moved for moved in every if moved.id in likely]
+            assert all(sign * moved.change > 0 for moved in every)
+        assert len(whole.raised) + len(whole.lowered) > len(before) / 2
+
+
+def test_what_counts_as_likely_is_one_number():
+    numbers = [inspect.signature(each).parameters["least_probability"].default for each in (steer_prompt, effects)]
+    assert numbers == [1e-3, 1e-3]
 
 
 def test_what_the_model_cannot_do_is_told(desk):

@@ -50,7 +50,16 @@ def cache(
     loaded = load(model, dtype, device)
     documents = saes.read_documents(text)
     shards = saes.cache(
-        loaded, documents, sites, out, tokens, getattr(torch, stored), context=context, batch=batch, resume=resume
+        loaded,
+        documents,
+        sites,
+        out,
+        tokens,
+        getattr(torch, stored),
+        context=context,
+        batch=batch,
+        resume=resume,
+        source=text,
     )
     return {"out": str(out), "rows": len(shards), "sites": shards.sites, "fingerprint": shards.fingerprint}
 

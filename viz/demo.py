@@ -106,7 +106,7 @@ def run_demo(out: Path, tokens: int, seed: int, device: str | None) -> dict[str,
     story.stage("trace", f"6. Why “{PROMPT}” → ?", partial(trace_one, model, transcoders, graph_path), graph_path)
     experiment = partial(validate_one, model, transcoders, graph_path)
     story.stage("validate", "   Do the experiment: ablate in the real model", experiment)
-    another = out / "circuit-another.graph"
+    another = out / "other-circuit.graph"
     story.stage(
         "trace another", f"   Why “{ANOTHER}” → ?", partial(trace_one, model, transcoders, another, ANOTHER), another
     )

@@ -73,7 +73,7 @@ def feature_figure(feature: Feature) -> Figure:
             col=column,
         )
         figure.update_yaxes(autorange="reversed", row=2, col=column)
-    figure.update_xaxes(type="log", row=1, col=1)
+    figure.update_xaxes(type="log", range=_filled_range(edges, counts), row=1, col=1)
     figure.update_layout(
         template="plotly_white",
         height=560,
@@ -81,6 +81,15 @@ def feature_figure(feature: Feature) -> Figure:
         title={"text": _feature_title(feature), "font": {"size": 14}},
     )
     return figure
+
+
+def _filled_range(edges: Sequence[float], counts: Sequence[int]) -> list[float] | None:
+    """Decades from the first bin that holds something to the last, and one bin on either side; None (all) where none does."""
+    filled = [place for place, count in enumerate(counts) if count]
+    if not filled:
+        return None
+    shown = edges[max(filled[0] - 1, 0) : filled[-1] + 3]
+    return [math.log10(next(edge for edge in shown if edge > 0)), math.log10(shown[-1])]
 
 
 def _feature_title(feature: Feature) -> str:
@@ -101,9 +110,12 @@ def training_figure(rows: Sequence[Mapping[str, Any]], *, name: str = "") -> Fig
 
     curves = [key for key in CURVES if any(key in row for row in rows)] or ["loss"]
     columns = min(len(curves), 3)
+    lines = math.ceil(len(curves) / columns)
+    cells: list[Any] = [{} if place < len(curves) else None for place in range(lines * columns)]
     figure = make_subplots(
-        rows=math.ceil(len(curves) / columns),
+        rows=lines,
         cols=columns,
+        specs=[cells[start : start + columns] for start in range(0, len(cells), columns)],
         vertical_spacing=0.16,
         horizontal_spacing=0.08,
         subplot_titles=[CURVES[key] for key in curves],
@@ -127,10 +139,13 @@ def training_figure(rows: Sequence[Mapping[str, Any]], *, name: str = "") -> Fig
         )
         if key in ("fvu", "dead_share", "tokens_per_s", "l0"):
             figure.update_yaxes(rangemode="tozero", row=row, col=col)
+        if key == "dead_share":  # plotly would write 0.0005 as 500µ
+            figure.update_yaxes(tickformat=".3~p", hoverformat=".3~p", row=row, col=col)
+    figure.update_xaxes(title={"text": "tokens", "font": {"size": 11}, "standoff": 2})
     figure.update_annotations(font_size=13)
     figure.update_layout(
         template="plotly_white",
-        height=250 * math.ceil(len(curves) / columns) + 60,
+        height=250 * lines + 60,
         margin={"l": 50, "r": 16, "t": 70 if name else 40, "b": 40},
         title={"text": plotly_text(readable(name)), "font": {"size": 14}} if name else None,
     )

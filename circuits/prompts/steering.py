@@ -11,7 +11,9 @@ Steps, in the order of the code:
    directions are a weak control, as the model hardly listens to most of them; other latents' are the harder one.
 
 Effects are told as KL(unmodified || changed) in nats, per position and at the last one, and as changes of centred logits (before any
-soft-cap) at the last position, foremost the target's. `Standing` says where the real effect stands among n controls: p = (1 + those at
+soft-cap) at the last position, foremost the target's. Among tokens that the model would never say such changes are large at random,
+so a token is listed as raised or lowered only if its probability is at least `least_probability` in one of the two runs: the rule of
+saes/latents/effect/effects.py. `Standing` says where the real effect stands among n controls: p = (1 + those at
 least as large) / (1 + n). With 8 controls p cannot be below 1/9: it guards against reading noise, and no more than that.
 """
 
@@ -81,7 +83,9 @@ class Changed:
     """Of the target's value."""
     controls: list[Control]
     raised: list[Moved]
+    """The likely tokens whose centred logit rises, most first."""
     lowered: list[Moved]
+    """Likewise those whose falls."""
     size: float
     """The largest share that what is written makes of what stands there, both as lengths: far above 1 is far from anything natural."""
     probabilities: Float[Tensor, "vocab"]
@@ -140,11 +144,13 @@ def steer_prompt(
     seed: int = 0,
     frozen: Sequence[bool] = (True, False),
     top: int = 10,
+    least_probability: float = 1e-3,
 ) -> Steered:
     """Run `text` with `edits` (of any latents, neurons, dictionaries and positions) and compare, as the module header says.
 
     `target`: as of `rank_features`. `controls`: random directions; `latents`: other latents' rows (0: none). `frozen`: which
-    treatments of attention, side by side. `top`: tokens listed. Costs 2 forward passes of the prompt, and per treatment
+    treatments of attention, side by side. `top`: tokens listed at most; as raised and lowered those alone that have
+    `least_probability` in the unmodified run or the edited one. Costs 2 forward passes of the prompt, and per treatment
     1 + controls + latents. Raises UserError for edits that do not fit.
     """
     if controls < 0 or latents < 0 or top < 1 or not len(frozen):
@@ -156,6 +162,7 @@ def steer_prompt(
     ids = prompt_ids(model, text)
     base, _, _ = record(catalogue, ids, [])
     aim = wanted(model, target, base.final)
+    comparison = _Comparison(model, aim.ids, base, top, least_probability)
     changed = []
     for is_frozen in dict.fromkeys(frozen):
         held = hold(catalogue, ids, freezing(model, attention=True)) if is_frozen else None
@@ -165,9 +172,7 @@ def steer_prompt(
         rows += [("latents", other_rows(catalogue, writes, generator)) for _ in range(latents)]
         rows = [(kind, each) for kind, each in rows if each or not writes]
         beside = _run_controls(catalogue, ids, writes, [each for _, each in rows], held)
-        changed.append(
-            _Comparison(model, aim.ids, base, top).of(is_frozen, done, [kind for kind, _ in rows], beside, size)
-        )
+        changed.append(comparison.of(is_frozen, done, [kind for kind, _ in rows], beside, size))
     shares = base.shares[-1]
     value = float(target_value(aim.ids, base.final))
     return Steered(
@@ -205,13 +210,14 @@ class _Comparison(NamedTuple):
     target: tuple[int, ...]
     base: Outcome
     top: int
+    least: float
+    """Probability that a token must have in one of the runs to be listed as moved."""
 
     def of(self, is_frozen: bool, done: Outcome, kinds: list[str], controls: Outcome, size: float) -> Changed:
         kl = divergence(self.base.shares, done.shares)
         apart = divergence(self.base.shares[-1], controls.shares.to(self.base.shares)).tolist()
         moves = [float(target_value(self.target, row)) - self._value for row in controls.final]
         change = _centred(done.final) - _centred(self.base.final)
-        order = change.argsort(descending=True)
         spread = _centred(controls.final).to(change) - _centred(self.base.final)
         return Changed(
             is_frozen,
@@ -219,8 +225,8 @@ class _Comparison(NamedTuple):
             kl.tolist(),
             float(target_value(self.target, done.final)) - self._value,
             [Control(*each) for each in zip(kinds, apart, moves, strict=True)],
-            self._moved(order[: self.top], done, change, spread),
-            self._moved(order.flip(0)[: self.top], done, change, spread),
+            self._moved(1, done, change, spread),
+            self._moved(-1, done, change, spread),
             size,
             done.shares[-1].exp(),
         )
@@ -229,8 +235,13 @@ class _Comparison(NamedTuple):
     def _value(self) -> float:
         return float(target_value(self.target, self.base.final))
 
-    def _moved(self, ids: Tensor, done: Outcome, change: Tensor, spread: Float[Tensor, "control vocab"]) -> list[Moved]:
-        columns = [self.base.shares[-1].exp()[ids], done.shares[-1].exp()[ids], change[ids]]
+    def _moved(self, sign: int, done: Outcome, change: Tensor, spread: Float[Tensor, "control vocab"]) -> list[Moved]:
+        before, after = self.base.shares[-1].exp(), done.shares[-1].exp()
+        known = ((torch.maximum(before, after) >= self.least) & (sign * change > 0)).nonzero()[:, 0]
+        ids = known[(sign * change[known]).argsort(descending=True)[: self.top]]
+        if not len(ids):
+            return []
+        columns = [before[ids], after[ids], change[ids]]
         unknown = torch.full_like(columns[0], torch.nan)
         some = spread[:, ids]
         columns += [some.amin(0), some.amax(0)] if len(some) else [unknown, unknown]

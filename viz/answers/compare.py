@@ -41,12 +41,12 @@ TEXTS = 4  # examples of either side
 def compare(things: Things, place_a: int, place_b: int) -> dict[str, Any]:
     """What is known of two stores together."""
     a, b = two(things, place_a, place_b)
-    sites = [_site(store) for store in (a, b)]
     return {
         "a": _named(things, place_a),
         "b": _named(things, place_b),
         "is_text": why_not(things, a, b, "correlation") is None,
-        "is_site": sites[0] == sites[1],
+        "is_site": _site(a) == _site(b),
+        "is_model": _is_same_model(a, b),
         "methods": {method: _method(things, a, b, method) for method in METHODS},
         "levels": list(LEVELS),
     }
@@ -59,9 +59,16 @@ def two(things: Things, place_a: int, place_b: int) -> tuple[FeatureStore, Featu
     return store_at(things, place_a), store_at(things, place_b)
 
 
-def _site(store: FeatureStore) -> tuple[Any, Any]:
-    about, model = (_part(store, name) for name in ("dictionary", "model"))
-    return model.get("fingerprint"), about.get("site_out") or about.get("site")
+def _site(store: FeatureStore) -> Any:
+    about = _part(store, "dictionary")
+    return about.get("site_out") or about.get("site")
+
+
+def _is_same_model(a: FeatureStore, b: FeatureStore) -> bool:
+    """By the fingerprints of the weights, by the names where a store has none."""
+    models = [_part(store, "model") for store in (a, b)]
+    name = "fingerprint" if all(model.get("fingerprint") for model in models) else "name"
+    return models[0].get(name) == models[1].get(name)
 
 
 def _part(store: FeatureStore, name: str) -> dict[str, Any]:
@@ -76,7 +83,7 @@ def _named(things: Things, place: int) -> dict[str, Any]:
         "name": readable(list(things.stores)[place]),
         "latents": len(store),
         "silent": int((store.count == 0).sum()),
-        "site": readable(_site(store)[1] or ""),
+        "site": readable(_site(store) or ""),
         "model": readable(_part(store, "model").get("name", "")),
         "tokens": len(store.tokens),
     }

@@ -19,6 +19,7 @@ import { compare } from "./compare/compare.js";
 import { map } from "./map/map.js";
 
 const PANES = [overview, latents, prompt, circuit, circuits, compare, map, training];
+const SLOW = 250;   // ms after which a pane that is not there yet is said to load
 const pane = document.getElementById("pane");
 const tabs = document.getElementById("tabs");
 
@@ -50,15 +51,32 @@ function nameWindow(open, index) {
   document.title = [called?.(index), title, index.title].filter(Boolean).join(" · ");
 }
 
+// A sign of work in the pane's place, for what is slow alone. It stands empty for a moment: only what changes in a live region is announced.
+function loading() {
+  const told = h("p", { class: "view quiet", role: "status", "data-testid": "loading" });
+  const timer = setTimeout(() => {
+    pane.replaceChildren(told);
+    setTimeout(() => { told.textContent = "Loading…"; }, 50);
+  }, SLOW);
+  return () => clearTimeout(timer);
+}
+
+let loaded = loading();   // ends the sign of the newest drawing; at first, of the page itself
+
+// Of several drawings under way only the newest is shown.
 async function drawPane(open, index) {
   const { name, draw } = chosen(open);
   const content = h("div", { class: `view ${name}`, "data-testid": `view-${name}` });
+  loaded();
+  const mine = loaded = loading();
   try {
     await draw(content, index);
   } catch (error) {
     content.replaceChildren(h("h1", {}, "Something is amiss"), empty(`This view could not be drawn: ${error.message}`));
   }
-  if (chosen(open).name === name) pane.replaceChildren(content);
+  if (mine !== loaded) return;
+  mine();
+  pane.replaceChildren(content);
 }
 
 // Another pane begins at its top; one that is come back to, where it was left.
@@ -89,4 +107,7 @@ async function start() {
   document.body.dataset.ready = "yes";
 }
 
-start().catch((error) => pane.replaceChildren(empty(`The page could not be drawn: ${error.message}`)));
+start().catch((error) => {
+  loaded();
+  pane.replaceChildren(empty(`The page could not be drawn: ${error.message}`));
+});

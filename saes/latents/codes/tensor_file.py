@@ -23,7 +23,8 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 def tensor_file(path: Path, sizes: Mapping[str, tuple[torch.dtype, int]]) -> Iterator[Callable[[str, Tensor], None]]:
     """Yield `write(name, part)`, which appends to the one-dimensional tensor `name` of the file at `path`.
 
-    `sizes` has the dtype and the final length of each. ValueError unless exactly so much was written; then no file is left.
+    `sizes` has the dtype and the final length of each. ValueError unless exactly so much was written, OSError that names the
+    file if the disk refuses it; then no file is left.
     """
     header, end = {}, 0
     for name, (dtype, count) in sizes.items():
@@ -34,7 +35,7 @@ def tensor_file(path: Path, sizes: Mapping[str, tuple[torch.dtype, int]]) -> Ite
     head += b" " * (-len(head) % 8)
     base = 8 + len(head)
     place = {name: base + entry["data_offsets"][0] for name, entry in header.items()}
-    with atomic_path(path) as temporary:
+    with _named(path), atomic_path(path) as temporary:
         with temporary.open("wb") as handle:
             handle.write(len(head).to_bytes(8, "little") + head)
             handle.truncate(base + end)
@@ -50,3 +51,14 @@ def tensor_file(path: Path, sizes: Mapping[str, tuple[torch.dtype, int]]) -> Ite
         for name, entry in header.items():
             if place[name] != base + entry["data_offsets"][1]:
                 raise ValueError(f"expected {entry['shape'][0]} numbers in {name} of {path.name}; got more or fewer")
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in an error of the disk that names none: a write to a full disk says its number only."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"could not write {path}: {error}") from error

@@ -57,8 +57,8 @@ def collect(
     step. The codes are kept beside if they take at most `codes_mib` MiB (0: never), `seed` draws the samples. What a killed
     call left in `folder` is gone on with, or begun anew without `resume`; `checkpoint_every` is in tokens (left out: by the
     dictionary's size).
-    Raises UserError if dictionary, Shards and model do not belong together, `folder` holds other files, or the unfinished
-    store there was begun with other settings.
+    Raises UserError if dictionary, Shards and model do not belong together, a token of the Shards is none of the model's,
+    `folder` holds other files, or the unfinished store there was begun with other settings.
     """
     folder, every = Path(folder), checkpoint_every or checkpoint_tokens(dictionary.config.latents)
     if min(batch, every) < 1 or codes_mib < 0:
@@ -73,6 +73,7 @@ def collect(
     model = model or load_model(shards.manifest["model"]["name"])
     check_model(dictionary, model)
     check_source(shards, model)
+    _check_tokens(shards, int(model.cfg.d_vocab))
     about: dict[str, Any] = {**_provenance(dictionary, shards, model), "seed": seed}
     settings = {
         "dictionary": dictionary.fingerprint,
@@ -107,6 +108,16 @@ def collect(
     write_store(folder, about, arrays, shards, vocabulary(model), stats.token_rows)
     partial.remove()
     return FeatureStore.open(folder)
+
+
+def _check_tokens(shards: Shards, vocab: int) -> None:
+    """UserError unless every token id is one of the model's."""
+    low, high = int(shards.tokens.min()), int(shards.tokens.max())
+    if not 0 <= low <= high < vocab:
+        raise UserError(
+            f"expected token ids below {vocab} (the model's vocabulary) in {shards.folder}; got {high if low >= 0 else low}; "
+            "cache the text anew with this model"
+        )
 
 
 def _provenance(dictionary: Dictionary, shards: Shards, model: TransformerBridge) -> dict[str, Any]:

@@ -11,9 +11,10 @@ UserError and never another answer.
 from __future__ import annotations
 
 import math
+import operator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -36,7 +37,10 @@ __all__ = ["Example", "Feature", "FeatureStore", "Histogram", "TokenShare"]
 
 
 class FeatureStore:
-    """An opened store: `store[latent]` is a Feature, `store.columns` the table of all latents."""
+    """An opened store: `store[latent]` is a Feature, `store.columns` the table of all latents.
+
+    A latent is named by its number, 0 to `len(store)` - 1. IndexError for any other, also below 0: a latent has one name.
+    """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder, self.manifest = folder, manifest
@@ -124,8 +128,8 @@ class FeatureStore:
         """Labels, notes, tags, stars and scores, with their history."""
         return Labels(self.folder, len(self))
 
-    def __getitem__(self, latent: int) -> Feature:
-        self._check(latent)
+    def __getitem__(self, latent: SupportsIndex) -> Feature:
+        latent = self._checked(latent)
         scalar: dict[str, Any] = {
             name: self.columns[name][latent].item() if name in self.columns else empty
             for name, empty in SCALARS.items()
@@ -182,7 +186,7 @@ class FeatureStore:
         Left out, they are looked up in the codebook, or, where there is none, in the examples and samples (else all 0).
         IndexError for a latent that is not there, UserError for such a row, ValueError for too few or many values.
         """
-        self._check(latent)
+        latent = self._checked(latent)
         if values is None:
             window = self._known_values(latent, row)
         else:
@@ -227,6 +231,7 @@ class FeatureStore:
 
     def neighbours(self, latent: int, n: int = 8) -> list[tuple[int, float]]:
         """The latents with the nearest decoder rows, and their cosines (at most as many as were collected)."""
+        latent = self._checked(latent)
         indices, cosines = self._arrays["neighbours"][latent, :n], self._arrays["neighbour_cosines"][latent, :n]
         found = list(zip(indices.tolist(), cosines.tolist(), strict=True))
         if not all(0 <= other < len(self) for other, _ in found):
@@ -248,12 +253,19 @@ class FeatureStore:
 
     def set_label(self, latent: int, label: str) -> None:
         """Keep a label for a latent (replacing an earlier one)."""
-        self._check(latent)
+        latent = self._checked(latent)
         self.labels.set(latent, label=label)
 
-    def _check(self, latent: int) -> None:
-        if not 0 <= latent < len(self):
-            raise IndexError(f"expected a latent in [0, {len(self)}); got {latent}")
+    def _checked(self, latent: Any) -> int:
+        try:
+            number = operator.index(latent)
+        except TypeError as error:
+            raise TypeError(
+                f"expected the number of a latent; got {latent!r:.80}; `columns` has the statistics, `search` finds by text"
+            ) from error
+        if not 0 <= number < len(self):
+            raise IndexError(f"expected a latent in [0, {len(self)}); got {number}")
+        return number
 
 
 # Statistics that are fields of a Feature, and what they are where the store has not collected them.

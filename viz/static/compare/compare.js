@@ -52,6 +52,14 @@ function pairUp() {
   if (shown.pair) pairBox(shown.pair, { ...shown.ends, answer: shown.answer, method: shown.method, partnerOf });
 }
 
+// Why the directions of A and B may not lie in one space, or null where they do.
+function apart({ is_site: isSite, is_model: isModel }) {
+  if (isSite && isModel) return null;
+  const what = isModel ? "write different places" : isSite ? "are of different models" : "write different places of different models";
+  const bound = isModel ? "the model's residual stream is one" : "the residual streams of the two models agree";
+  return h("p", { class: "quiet", "data-testid": "compare-apart" }, `A and B ${what}: their directions lie in one space only as far as ${bound}.`);
+}
+
 function header(index, { a, b }, answer, method) {
   const names = index.stores.map((store) => store.name);
   const both = (letter, { latents, site, model, tokens }) => h("p", { class: "quiet compare-about" }, h("i", { class: `dot side-${letter}`, "aria-hidden": "true" }), h("b", {}, letter.toUpperCase()), ` ${number(latents)} latents, ${site}, ${model}, ${number(tokens)} tokens`);
@@ -60,7 +68,7 @@ function header(index, { a, b }, answer, method) {
     choice("B", names, b, (store) => set({ compare_with: store, store: store === a ? b : a, latent: null, compare_partner: null }, { push: true })),
     h("span", { class: "choice" }, h("span", {}, "Match by")), segments("Match by", METHODS, method, (name) => set({ compare_by: name }), "compare-by"))),
   h("div", { class: "compare-ends" }, both("a", answer.a), both("b", answer.b)),
-  method === "cosine" && !answer.is_site && answer.methods.cosine.found ? h("p", { class: "quiet", "data-testid": "compare-sites" }, "A and B write different places: their directions lie in one space only as far as the model's residual stream is one.") : null];
+  method === "cosine" && answer.methods.cosine.found ? apart(answer) : null];
 }
 
 function controls() {

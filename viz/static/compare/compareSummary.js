@@ -20,7 +20,7 @@ function histogram(found, method, names) {
   h("path", { class: "side-a", d: steps(shares[0], most) }), h("path", { class: "side-b", d: steps(shares[1], most) }),
   h("line", { x1: 0, x2: WIDE, y1: TALL, y2: TALL }),
   chance === null ? null : h("g", {}, h("line", { class: "chance", x1: at(chance), x2: at(chance), y1: 0, y2: TALL }),
-    h("text", { x: at(chance) + (chance > 0.8 ? -4 : 4), y: 10, "text-anchor": chance > 0.8 ? "end" : "start" }, "99 % of chance")),
+    h("text", { x: at(chance) + (chance > 0.8 ? -4 : 4), y: 13, "text-anchor": chance > 0.8 ? "end" : "start" }, "99 % of chance")),
   [0, 0.25, 0.5, 0.75, 1].map((tick) => h("text", { x: at(tick), y: TALL + 14, "text-anchor": tick === 0 ? "start" : tick === 1 ? "end" : "middle" }, tick)));
 }
 

@@ -3,7 +3,7 @@
 // Asked for after the card is shown, because it needs the model; kept for as long as the page is open.
 import { h, signed } from "../base/dom.js";
 import { Recent } from "../base/recent.js";
-import { act, can } from "../base/transport.js";
+import { act, can, frozen } from "../base/transport.js";
 
 const KNOWN = new Recent(100);   // "store latent" → { rows: Map(row → effect), note }
 
@@ -43,9 +43,11 @@ export function effectLines(effect, place) {
     changes("raises here", effect.up?.[place]), changes("lowers here", effect.down?.[place])];
 }
 
-// A button that asks for the effects of the examples that are shown; `drawn` is called when they have come.
+// A button that asks for the effects of the examples that are shown; `drawn` is called when they have come. A saved page says that it has none.
 export function effectsButton(store, latent, examples, drawn) {
-  if (!can("effects") || !examples().length) return null;
+  if (!examples().length) return null;
+  if (frozen) return h("span", { class: "quiet", "data-testid": "no-effects" }, "Effects on the loss need the model, so a saved page carries none.");
+  if (!can("effects")) return null;
   const mine = known(store, latent);
   const told = h("span", { class: "quiet", role: "status" }, mine.rows.size ? mine.note : "");
   const ask = async () => {

@@ -61,8 +61,8 @@ function nextTable() {
 
 function moved(title, list) {
   const between = ({ control_low: low, control_high: high }) => (low === null ? "" : `controls ${signed(low)} to ${signed(high)}`);
-  return h("div", { class: "prompt-moved" }, h("h3", {}, title), h("ol", { class: "plain" }, list.slice(0, 6).map((one) => h("li", {},
-    h("span", { class: "token" }, spaced(one.token)), h("b", { class: "num" }, signed(one.change)), h("span", { class: "quiet num" }, between(one))))));
+  return h("div", { class: "prompt-moved" }, h("h3", { title: "of the tokens that are at all likely, unchanged or changed" }, title), list.length ? h("ol", { class: "plain" }, list.slice(0, 6).map((one) => h("li", {},
+    h("span", { class: "token" }, spaced(one.token)), h("b", { class: "num" }, signed(one.change)), h("span", { class: "quiet num" }, between(one))))) : h("p", { class: "quiet" }, "no likely token"));
 }
 
 // The scale of one number over all that is shown.
@@ -81,7 +81,7 @@ function side([name, title, meaning]) {
     along.length === session.answer.tokens.length && along.length > 1
       ? [h("h3", {}, "KL after each token"), h("div", { class: "scroll" }, tokenBars(along.map((one) => one ?? 0), `KL with ${title}`, `kl-tokens-${name}`))] : null,
     size > 1 ? h("p", { class: "warnings" }, `What is written is up to ${number(size)} × as long as what stands there: far from anything the model meets.`) : null,
-    raised.length ? h("div", { class: "prompt-two" }, moved("logits raised", raised), moved("logits lowered", lowered)) : null);
+    raised.length || lowered.length ? h("div", { class: "prompt-two" }, moved("logits raised", raised), moved("logits lowered", lowered)) : null);
 }
 
 function drawResult(box) {

@@ -4,6 +4,7 @@ import { anew } from "../circuit/circuitState.js";
 import { ask, can, frozen } from "../base/transport.js";
 
 const AGAIN = { query: "", filter: "", latent: null };   // the list of latents as it begins
+const MANY = 24;   // numbers of the whole that are shown at once; more stand folded, by the part that they are of
 const WORDS = new Set(["site", "state", "rule", "target"]);   // columns of words, not of numbers
 
 // A table of things: `columns` are [heading, what it is, cell(row)]; the first names the row.
@@ -116,6 +117,17 @@ function measured(runs) {
   return h("section", {}, h("h2", {}, "Measured on held-out text"), table("Measured on held-out text", [["measure", "", words], ...known.map((run) => [run.name, "", (name) => number(run.metrics[name])])], names, "metrics"));
 }
 
+// Names such as "trace.nodes": `trace` is the part.
+function numbered(numbers) {
+  const parts = new Map();
+  for (const [name, value] of numbers) {
+    const dot = numbers.length > MANY ? name.indexOf(".") : -1;
+    const part = name.slice(0, Math.max(dot, 0));
+    parts.set(part, [...(parts.get(part) ?? []), [name.slice(dot + 1), value]]);
+  }
+  return h("div", { "data-testid": "numbers" }, [...parts].map(([part, pairs]) => (part ? details(words(part), facts(pairs)) : facts(pairs))));
+}
+
 function section(title, content) {
   return h("section", {}, h("h2", {}, title), content);
 }
@@ -143,7 +155,7 @@ async function pane(content, index) {
   refill(content, h("h1", {}, index.title, models.length ? h("small", {}, ` ${models.join(", ")}`) : null), ways(index),
     about?.stores.length ? section(about.stores.length === 1 ? "Feature store" : "Feature stores", storesTable(placed(about.stores))) : null, circuits(index),
     about?.runs.length ? section(about.runs.length === 1 ? "Dictionary" : "Dictionaries", runsTable(placed(about.runs))) : null, measured(index.runs),
-    numbers.length ? section("Numbers of this run", facts(numbers, "numbers")) : null, hints(missing(index, about)), await provenance(index), h("footer", {}, `Unweave ${index.version}`));
+    numbers.length ? section("Numbers of this run", numbered(numbers)) : null, hints(missing(index, about)), await provenance(index), h("footer", {}, `Unweave ${index.version}`));
 }
 
 export const overview = { name: "overview", title: "Overview", wanted: () => true, draw: pane };

@@ -12,7 +12,7 @@ on(["run"], () => view.redraw());
 
 function tiles(row) {
   return Object.entries(row).filter(([, value]) => typeof value === "number").slice(0, 8)
-    .map(([name, value]) => tile(number(value), words(name)));
+    .map(([name, value]) => tile(name.endsWith("share") ? percent(value) : number(value), words(name)));
 }
 
 function duration(seconds) {
