@@ -67,7 +67,7 @@ class TrainConfig:
     center: Literal["mean", "median", "none"] = "mean"
     """What is subtracted before training, and folded into the saved weights: the mean activation, the geometric median, nothing."""
     accumulate: int = 1
-    """Parts that a batch goes through the dictionary in, their gradients added: less memory, the same step (but batch_topk and auxk look at a part)."""
+    """Parts that a batch goes through in, their gradients added: less memory, the same step (batch_topk and auxk see a part)."""
     clip: float = 0.0
     """Largest norm of the whole gradient, longer ones are shortened to it; 0: none."""
     optimizer: Literal["adam", "factored"] = "adam"

@@ -98,6 +98,7 @@ def collect(
     seed: int = 0,
     resume: bool = True,
     map: Literal["none", "umap", "pca"] = "none",
+    site: str | None = None,
 ) -> Result:
     """Gather what every latent does (Dictionary + tokens → FeatureStore). An interrupted one goes on when it is repeated.
 
@@ -112,11 +113,13 @@ def collect(
         resume: Go on with what an interrupted collect left in the folder; --no-resume begins anew.
         map: Lay the decoder's directions out in two dimensions too, by umap (pip install 'unweave[map]') or by principal
             components; seconds to minutes.
+        site: Site to gather at, of a dictionary that several sites share.
     """
     from .. import saes
 
     loaded = load(model, "float32", None) if model else None
     opened = saes.Dictionary.load(dictionary)
+    opened = opened if site is None else opened.at(site)
     shards = saes.Shards.open(activations)
     store = saes.collect(opened, shards, out, loaded, codes_mib=codes_mib, seed=seed, resume=resume)
     if map != "none":
