@@ -17,6 +17,7 @@ from toys import prompt
 from unweave.circuits import trace
 from unweave.saes import collect
 from unweave.saes.errors import UserError
+from unweave.viz import text
 from unweave.viz.actions import ACTIONS, STREAMS
 from unweave.viz.answers.registry import _ANSWERS
 from unweave.viz.live import Live
@@ -47,6 +48,9 @@ VALUES = [
     '"\\ud800"', '"\\u0000"', '"' + "a" * 30_000 + '"', "[]", '["\\ud800"]', "{}", "[0.5, null, true, {}]",
     "[" * 300 + "]" * 300, "[" + "1," * 5000 + "1]",
 ]  # fmt: skip
+# Whole numbers that no tensor and no float can hold, up to the digits that Python reads, alone and where several are asked for.
+HUGE = ["1" + "0" * zeros for zeros in (19, 150, 400, 4299)] + ["-1" + "0" * 400, "-9223372036854775809", "-1e400"]
+VALUES += [*HUGE, *(f"[{number}]" for number in [*HUGE, "-1", "99999"]), f"[{HUGE[0]}, 1]", f'{{"0": {HUGE[2]}}}']
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,7 @@ def post(client, name, body):
     if name in STREAMS and reply.status_code == 200:
         last = json.loads(reply.text.splitlines()[-1])
         assert "done" in last or len(last["error"]) < 1000, said
+        assert not last.get("error", "").startswith("this failed"), (said, last)  # which is said of a traceback
     return reply
 
 
@@ -192,3 +197,13 @@ def test_numbers_that_json_has_not_never_leave(client, made):
     assert math.isnan(float(made[0].graph(0).row_values.min())) or torch.isnan(made[0].graph(0).row_values).any()
     for path in ("graphs/0", "graphs/0/neuronpedia", "stores/0/latents/0", "graphs/0/figures/scores", "compare/0/1"):
         assert not {"NaN", "Infinity"} & set(client.get(f"/secret/api/{path}").text.replace(",", ":").split(":"))
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), math.inf, math.nan, "9" * 400, True, None, []])
+def test_what_no_float_holds_is_no_number(value):
+    assert text.number(value) is None
+
+
+def test_whole_numbers_that_a_browser_would_round_are_shown_as_they_are():
+    assert text.number(2**53) == 2**53
+    assert text.jsonable([2**53, 2**53 + 1, -(10**30), True]) == [2**53, str(2**53 + 1), str(-(10**30)), True]

@@ -211,5 +211,5 @@ def test_in_a_notebook_the_page_is_framed_without_the_notebooks_origin():
     reader.feed(html)
     ((tag, attributes),) = reader.tags
     assert tag == "iframe"
-    assert attributes["sandbox"] == "allow-scripts allow-downloads"
+    assert attributes["sandbox"] == "allow-scripts allow-forms allow-downloads"
     assert attributes["srcdoc"].startswith("<!doctype html>")

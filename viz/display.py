@@ -28,7 +28,7 @@ class Embedded:
         # Character references, so that the scripts keep their hashes whatever encoding the notebook is kept in.
         page = page.encode("ascii", "xmlcharrefreplace").decode()
         return (
-            f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-downloads" title="Unweave" width="100%" '
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts allow-forms allow-downloads" title="Unweave" width="100%" '
             f'height="{self.height}" style="border: 1px solid #8884; border-radius: 6px"></iframe>'
         )
 

@@ -4,7 +4,7 @@
 
 function render({ model, el }) {
   const frame = document.createElement("iframe");
-  frame.sandbox = "allow-scripts allow-downloads";
+  frame.sandbox = "allow-scripts allow-forms allow-downloads";
   frame.title = "Unweave";
   frame.style.cssText = `width: 100%; height: ${Number(model.get("height"))}px; border: 1px solid #8884; border-radius: 6px;`;
   const asked = ({ source, data }) => {

@@ -33,6 +33,7 @@ from .guard import Guard, read_json
 from .kept import Kept
 from .live import Live
 from .page import escaped_json, fill
+from .text import reason
 from .things import Things, open_things
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def application(things: Things, token: str, live: Live | None = None) -> Starlet
         return StreamingResponse(lines(then(events, kept.clear)), media_type="application/x-ndjson")
 
     def told(error: UserError) -> Response:
-        return Response(escaped_json({"error": str(error)}), 400, media_type="application/json")
+        return Response(escaped_json({"error": reason(error)}), 400, media_type="application/json")
 
     routes = [
         Route("/", page),
@@ -131,7 +132,7 @@ async def lines(events: Generator[Any, None, None]) -> AsyncIterator[str]:
             while (event := await run_in_threadpool(next, events, END)) is not END:
                 yield escaped_json(event) + "\n"
         except UserError as error:
-            yield escaped_json({"error": str(error)}) + "\n"
+            yield escaped_json({"error": reason(error)}) + "\n"
         except Exception as error:  # the reader is told that it failed, the terminal why
             yield (
                 escaped_json({"error": f"this failed ({type(error).__name__}); the server's terminal says more"}) + "\n"

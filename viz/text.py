@@ -19,6 +19,7 @@ import re
 from typing import Any
 
 LONGEST = 120  # characters of one token or label that are shown
+EXACT = 2**53  # the largest whole number up to which a browser holds each
 _SIGNS = {
     "\n": "⏎",
     "\r": "␍",
@@ -59,31 +60,38 @@ def visible(token: object, longest: int = LONGEST) -> str:
     return "␣" * left + shown.strip(" ") + "␣" * right
 
 
+def reason(error: object) -> str:
+    """An error in words for the page: the names of files and folders in it are other people's."""
+    return readable(error, 800)
+
+
 def plotly_text(text: str) -> str:
     """`text` for a plotly label or hover: it shows literally and never becomes markup."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def number(value: Any, digits: int = 4) -> float | int | None:
-    """A JSON number with `digits` significant digits; None for NaN, infinities and things that are no numbers."""
+    """A JSON number with `digits` significant digits, whole ones up to `EXACT` as they are; None for NaN, infinities, what no float
+    holds and things that are no numbers."""
     if isinstance(value, bool) or value is None:
         return None
-    if isinstance(value, int):
+    if isinstance(value, int) and abs(value) <= EXACT:
         return value
     try:
         value = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def jsonable(value: Any, depth: int = 8) -> Any:
-    """Metadata of any origin as shown JSON: dicts, lists, finite numbers, `readable` strings; deeper levels as text."""
+    """Metadata of any origin as shown JSON: dicts, lists, finite numbers, `readable` strings; whole numbers that a browser would
+    round, and deeper levels, as text."""
     if isinstance(value, dict) and depth:
         return {readable(key): jsonable(inner, depth - 1) for key, inner in value.items()}
     if isinstance(value, (list, tuple)) and depth:
         return [jsonable(inner, depth - 1) for inner in value]
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or (isinstance(value, int) and abs(value) <= EXACT):
         return value
     if isinstance(value, float):
         return number(value, 6)

@@ -25,6 +25,7 @@ from .answers.index import index
 from .bundle import plotly_source
 from .live import Live
 from .page import frame_html
+from .text import reason
 from .things import Things
 
 
@@ -60,10 +61,10 @@ class Browser(anywidget.AnyWidget):
         except KeyError:
             reply = None
         except UserError as error:
-            self.send({"id": number, "error": str(error)})
+            self.send({"id": number, "error": reason(error)})
             return
         except Exception as error:
-            self.send({"id": number, "error": f"{type(error).__name__}: {error}"})
+            self.send({"id": number, "error": f"{type(error).__name__}: {reason(error)}"})
             raise
         if isinstance(reply, bytes):
             self.send({"id": number, "bytes": True}, [reply])

@@ -1,6 +1,15 @@
 // Elements from data. Strings become text nodes, never markup.
 import { hashOf, set } from "./state.js";
 
+// What would turn the text around it the other way, or is no letter at all; the same signs as in viz/text.py. No answer holds any, but
+// an address may, and what is typed.
+const UNSAFE = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|\p{Surrogate}/gu;
+const READ = new Set(["title", "aria-label", "placeholder"]);   // attributes that are read by people
+
+export function readable(text) {
+  return String(text).replace(UNSAFE, (sign) => `⟨U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+}
+
 const SVG = new Set(["svg", "g", "path", "line", "rect", "circle", "text", "title", "polygon"]);
 
 export function h(tag, attributes = {}, ...children) {
@@ -9,10 +18,10 @@ export function h(tag, attributes = {}, ...children) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else element.setAttribute(name, value === true ? "" : READ.has(name) ? readable(value) : String(value));
   }
   element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false)
-    .map((child) => (child instanceof Node ? child : document.createTextNode(String(child)))));
+    .map((child) => (child instanceof Node ? child : document.createTextNode(tag === "textarea" ? String(child) : readable(child)))));
   return element;
 }
 

@@ -73,6 +73,7 @@ export function rename(place, label) {
 // A group's nodes become single pins again.
 export function dissolve(place) {
   const list = groups();
+  if (place >= list.length) return;   // pressed twice, before the first was drawn
   set({ groups: written(list.filter((_, other) => other !== place)), pins: [...new Set([...pins(), ...list[place].nodes])].join(".") });
 }
 

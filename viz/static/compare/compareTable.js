@@ -41,13 +41,13 @@ export function entry(table, place) {
 // The places that are shown, in order. Latents that never fire are left out.
 function arranged(table, level) {
   const { values } = table;
-  const keep = { all: () => true, mutual: (place) => values.mutual[place] === 1, pair: (place) => !Number.isNaN(values.pair[place]),
+  const keep = { __proto__: null, all: () => true, mutual: (place) => values.mutual[place] === 1, pair: (place) => !Number.isNaN(values.pair[place]),
     unmatched: (place) => !(values.score[place] > level) }[state.compare_show] ?? (() => true);
   const found = [];
   for (let place = 0; place < table.of.a.count; place += 1) if (values.density[place] > 0 && keep(place)) found.push(place);
   const name = state.compare_sort.replace(/^-/, "");
   const sign = state.compare_sort.startsWith("-") ? -1 : 1;
-  const measure = { score: (place) => entry(table, place).score, ratio: (place) => entry(table, place).ratio, density: (place) => values.density[place] }[name] ?? ((place) => place);
+  const measure = { __proto__: null, score: (place) => entry(table, place).score, ratio: (place) => entry(table, place).ratio, density: (place) => values.density[place] }[name] ?? ((place) => place);
   const numbers = new Float64Array(table.of.a.count);
   for (const place of found) numbers[place] = measure(place);
   return found.sort((one, other) => {

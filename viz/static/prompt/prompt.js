@@ -1,5 +1,5 @@
 // The prompt page: a text, the latents on each of its tokens, what they do to the next one, and what changing them does.
-import { choice, h, link, number, refill } from "../base/dom.js";
+import { choice, h, link, number, readable, refill } from "../base/dom.js";
 import { forgetWritten, stopWriting, write, writing } from "./generate.js";
 import { job } from "../base/job.js";
 import { key } from "../base/keys.js";
@@ -184,4 +184,4 @@ key("x", "see the effect of the changes", () => runEdits(view.steer), "prompt");
 key("g", "go on writing", () => write(view.write), "prompt");
 key(".", "stop what is running", () => { reading.stop(); stopSteering(); stopWriting(); }, "prompt");
 
-export const prompt = { name: "prompt", title: "Prompt", wanted: (index) => index.stores.length > 0 && (index.can ?? []).includes("features"), draw, called: () => state.prompt || null };
+export const prompt = { name: "prompt", title: "Prompt", wanted: (index) => index.stores.length > 0 && (index.can ?? []).includes("features"), draw, called: () => readable(state.prompt) || null };
