@@ -58,15 +58,26 @@ def dictionary(thing: Dictionary) -> str:
     """What it reads and writes, its size, how it was trained."""
     config, known = thing.config, thing.metadata
     about = {
-        "reads": thing.read or "activations",
-        "writes": thing.write or "what it reads",
+        "reads": ", ".join(config.site) or "activations",
+        "writes": ", ".join(config.sites_out) or "what it reads",
         "latents": f"{config.latents:,} of {thing.d_in} dimensions",
-        "activation": f"{config.activation}, {config.k} a token" + (", skip path" if config.skip else ""),
+        "activation": ", ".join(_rule(config)),
         "model": (known.get("model") or {}).get("name"),
         "rows": known.get("rows"),
         "fingerprint": thing.fingerprint,
     }
     return table("Dictionary", {name: value for name, value in about.items() if value is not None})
+
+
+def _rule(config: Any) -> Iterable[str]:
+    """The activation rule in words."""
+    yield f"{config.activation}, {config.k} a token"
+    if len(config.site) > 1:
+        yield config.across
+    if config.matryoshka:
+        yield f"prefixes of {', '.join(map(str, config.matryoshka))}"
+    if config.skip:
+        yield "skip path"
 
 
 def codes(thing: Codes) -> str:

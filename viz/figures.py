@@ -24,6 +24,7 @@ CURVES = {
     "fvu": "variance unexplained (FVU)",
     "l0": "active latents a token (L0)",
     "dead_share": "share of dead latents",
+    "sparsity": "weight of the penalty",
     "tokens_per_s": "tokens per second",
 }
 
