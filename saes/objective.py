@@ -84,7 +84,7 @@ def objective(
     loss = torch.stack([error.square().sum() for error in errors]).mean() / variance
     loss = loss + now.weight / tokens * sum(one.penalty for one in active)
     if shape.activation == "gated":
-        loss = loss + gate_error(active, w, y, blocks) / variance
+        loss = loss + gate_error(active, w["W_dec"], y, base, blocks) / variance
     if config.auxk:
         loss = loss + config.auxk * len(x) / tokens * revival(config, w, x, errors[-1], active, blocks, now.is_dead)
     return Terms(loss, errors[-1].detach().square().sum(), *counted(active, blocks))
@@ -158,11 +158,17 @@ def contribution(active: Active, W_dec: Float[Tensor, "latent d"], start: int, s
     return decode(inside, active.indices, W_dec.contiguous())
 
 
-def gate_error(active: list[Active], w: Weights, y: Float[Tensor, "token d_out"], blocks: list[Block]) -> Tensor:
-    """Squared error of what the open gates alone would write, with the decoder held fixed."""
+def gate_error(
+    active: list[Active],
+    W_dec: Float[Tensor, "latent d_out"],
+    y: Float[Tensor, "token d_out"],
+    base: Float[Tensor, "*token d_out"],
+    blocks: list[Block],
+) -> Float[Tensor, ""]:
+    """Squared error of what the open gates alone would write, with the decoder, bias and skip path held fixed."""
     opened = [one._replace(values=one.pre.relu()) for one in active if one.pre is not None]
-    prefixes = (blocks[0].latents.stop,)
-    return (y - reconstructions(opened, w["W_dec"].detach(), w["b_dec"].detach(), blocks, prefixes)[0]).square().sum()
+    (y_hat,) = reconstructions(opened, W_dec.detach(), base.detach(), blocks, (blocks[0].latents.stop,))
+    return (y - y_hat).square().sum()
 
 
 def revival(

@@ -102,8 +102,19 @@ def test_the_fast_step_leaves_alone_what_it_cannot_do(changes):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("rule", "changes"), [("topk", {}), ("topk", dict(matryoshka=(3, 6))), ("relu", {}), ("relu", dict(penalty="anneal")),
-    ("relu", dict(penalty="tanh")), ("gated", {}), ("gated", dict(matryoshka=(5,))), ("jumprelu", dict(penalty="tanh", sparsity=0.1))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        ("topk", {}),
+        ("topk", dict(matryoshka=(3, 6))),
+        ("relu", {}),
+        ("relu", dict(penalty="anneal")),
+        ("relu", dict(penalty="tanh")),
+        ("gated", {}),
+        ("gated", dict(matryoshka=(5,))),
+        ("jumprelu", dict(penalty="tanh", sparsity=0.1)),
+    ],
+)
 def test_gradients_are_those_of_finite_differences(rule, changes, layout):
     """Of everything that the loss is smooth in: not of the thresholds, which have pseudo-gradients, and what they pass on."""
     state = state_of(config(rule, layout, **changes))
@@ -115,7 +126,7 @@ def test_gradients_are_those_of_finite_differences(rule, changes, layout):
 
     generator = torch.Generator().manual_seed(3)
     for name, w in state.weights.items():
-        if name == "log_threshold" or (rule == "gated" and name in ("b_enc", "W_enc", "W_dec", "b_dec")):
+        if name == "log_threshold" or (rule == "gated" and name not in ("r_mag", "b_mag")):
             continue  # a gate's step has no gradient, and the decoder is held fixed in the gate's own loss
         direction = torch.randn(w.shape, generator=generator, dtype=torch.float64) * (w != 0 if name == "W_dec" else 1)
         w += 1e-6 * direction
@@ -171,6 +182,30 @@ def test_what_revives_reaches_dead_latents_and_no_others(rule, layout):
     for name in reached:
         moved = (with_it[name] - without[name]).reshape(LATENTS, -1).abs().amax(1) > 0
         assert moved.nonzero().squeeze(1).tolist() == dead, name
+
+
+@pytest.mark.parametrize("layout", ["sae", "skip", "cross-layer"])
+def test_the_gates_own_loss_moves_the_gates_and_no_decoder(layout):
+    """By the definition of the gated loss, written out for one layout at a time."""
+    state = state_of(config("gated", layout, sparsity=0.0, auxk=0.0))
+    pair, w = pair_of(state.config), {name: t.clone().requires_grad_() for name, t in state.weights.items()}
+    x = pair.x - w["b_dec"] if layout == "sae" else pair.x
+    fixed = w["b_dec"] + (x @ w["W_skip"].T if "W_skip" in w else 0)
+    real = gate = fixed
+    for block in state.layout.blocks:
+        rows = block.latents
+        pre = x[:, block.reads] @ w["W_enc"][rows].T + w["b_enc"][rows]
+        value = (w["r_mag"][rows].exp() * (pre - w["b_enc"][rows]) + w["b_mag"][rows]).relu() * (pre > 0)
+        real = real + value @ w["W_dec"][rows]
+        gate = gate + pre.relu() @ w["W_dec"][rows].detach()
+    gate = gate - fixed + fixed.detach()
+    loss = ((pair.y - real).square().sum() + (pair.y - gate).square().sum()) / variation(pair.y)
+    expected = dict(zip(w, torch.autograd.grad(loss, list(w.values())), strict=True))
+    for block in state.layout.blocks:
+        expected["W_dec"][block.latents, : block.writes.start] = 0
+    terms, found = gradients_of(state, pair)
+    assert_close(terms.loss, loss.detach())
+    assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
 def test_prefixes_reconstruct_by_themselves():
