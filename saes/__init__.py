@@ -38,6 +38,7 @@ from .models import ModelInfo, load_model, model_info, to_tokens, token_strings
 from .shards import Batch, Shards
 from .sites import resolve_site
 from .splice import splice
+from .streamed import stream
 from .sweep import grid, train_many
 from .train import train
 
@@ -87,6 +88,7 @@ __all__ = [
     "resolve_site",
     "search",
     "splice",
+    "stream",
     "to_tokens",
     "token_strings",
     "train",

@@ -30,7 +30,7 @@ from .errors import UserError
 from .judge.linear import Moments, linear_fvu, moments
 from .judge.reconstruction import reconstruction
 from .layout import columns
-from .models import model_info
+from .models import load_model, model_info, token_strings
 from .rows import held_out_rows
 from .shards import Shards
 
@@ -64,9 +64,11 @@ def evaluate(
     max_rows: int = 262_144,
     batch: int = 8,
     seed: int = 0,
+    probe: bool = False,
 ) -> Metrics:
     """Measure `dictionary` on at most about `max_rows` rows of `shards`; with `model`, also cross-entropy and KL over about
-    `ce_tokens` tokens.
+    `ce_tokens` tokens; with `probe`, also sparse probes, on documents of which training may have seen the text (never the labels), and
+    with the tokenizer of `model` or of the model that the Shards name.
 
     Raises UserError if the sites are not cached, the Shards or the model are not those of the dictionary, or the training
     rule keeps fewer than two of the rows.
@@ -86,7 +88,26 @@ def evaluate(
 
         single = {site: value.float() for site, value in mean.items()}
         metrics.update(downstream(dictionary, shards, model, test, single, ce_tokens, batch, seed))
+    if probe:
+        metrics.update(probed(dictionary, shards, model, max_rows, seed))
     return metrics
+
+
+def probed(
+    dictionary: Dictionary, shards: Shards, model: TransformerBridge | None, max_rows: int, seed: int
+) -> dict[str, Any]:
+    """Sparse probes by label set, and their mean; by site of a shared dictionary."""
+    from .judge.probing import average, probe
+
+    tokens = shards.tokens.unique()
+    named = model or load_model(shards.manifest["model"]["name"])
+    strings = dict(zip(tokens.tolist(), token_strings(named, tokens), strict=True))
+    rows = _sample(shards, torch.ones(len(shards), dtype=torch.bool), max_rows, seed)
+    if dictionary.layout.is_shared:
+        each = {site: probe(dictionary.at(site), shards, rows, strings, seed) for site in dictionary.config.site}
+        return {"probes_by_site": each, "probe_mean_by_site": {site: average(found) for site, found in each.items()}}
+    found = probe(dictionary, shards, rows, strings, seed)
+    return {"probes": found, "probe_mean": average(found)}
 
 
 def check_shards(dictionary: Dictionary, shards: Shards) -> None:

@@ -55,9 +55,20 @@ class Rows(Protocol):
         ...
 
 
-def open_rows(config: TrainConfig, data: Shards | Iterable[Any]) -> ShardRows | StreamRows:
-    """Prepare `data` for training under `config`."""
-    return ShardRows(config, data) if isinstance(data, Shards) else StreamRows(config, data)
+def open_rows(
+    config: TrainConfig, data: Shards | Iterable[Any], about: Mapping[str, Any] | None = None
+) -> ShardRows | StreamRows:
+    """Prepare `data` for training under `config`; `about` is a stream's provenance, if not its own `about`."""
+    if isinstance(data, Shards):
+        return ShardRows(config, data)
+    return StreamRows(config, data, getattr(data, "about", {}) if about is None else about)
+
+
+class Item(NamedTuple):
+    """An item of a stream: activations of each site, and the positions of its rows if they are known."""
+
+    activations: dict[str, Tensor]
+    positions: Int[Tensor, "token"] | None
 
 
 class ShardRows:
@@ -109,30 +120,33 @@ class ShardRows:
 
 
 class StreamRows:
-    """Rows of an iterable, in the order they come; positions are not known, so only the norm rule applies."""
+    """Rows of an iterable, in the order they come; only Batches tell positions, else the norm rule alone applies."""
 
-    def __init__(self, config: TrainConfig, data: Iterable[Any]):
+    def __init__(self, config: TrainConfig, data: Iterable[Any], about: Mapping[str, Any] | None = None):
         self.config, self.batch = config.dictionary, config.batch
         self.sites = self.config.sites or ("",)
         items = (self._checked(item) for item in data)
-        head: list[dict[str, Tensor]] = []
+        head: list[Item] = []
         count = 0
         while count < STREAM_ROWS and (item := next(items, None)) is not None:
             head.append(item)
-            count += len(item[self.sites[0]])
+            count += len(item.activations[self.sites[0]])
         if not count:
             raise UserError("expected activations to train on; got an empty iterable; give tensors [token d]")
-        self.layout = layout_for(self.config, {site: head[0][site].shape[1] for site in self.sites})
-        norms = {site: torch.cat([row_norms(item[site]) for item in head]) for site in self.sites}
-        self.keep = fit_keep_rule(norms, None, 0, config.drop_norm)
+        self.layout = layout_for(self.config, {site: head[0].activations[site].shape[1] for site in self.sites})
+        norms = {site: torch.cat([row_norms(item.activations[site]) for item in head]) for site in self.sites}
+        known = [item.positions for item in head if item.positions is not None]
+        positions = torch.cat(known) if len(known) == len(head) else None
+        self.keep = fit_keep_rule(norms, positions, 0 if positions is None else config.drop_positions, config.drop_norm)
         self.scaling = fit_scaling(map(self._kept, head), config.center, self.layout)
-        self.metadata = {"keep": self.keep.to_dict()}
+        self.metadata = {**(about or {}), "keep": self.keep.to_dict()}
         self._items = itertools.chain(head, items)
 
-    def _checked(self, item: Any) -> dict[str, Tensor]:
+    def _checked(self, item: Any) -> Item:
         """An item of the stream as finite activations of each site."""
+        positions = None
         if isinstance(item, Batch):
-            item = item.activations
+            item, positions = item.activations, item.positions
         if isinstance(item, Tensor):
             if len(self.sites) > 1:
                 raise UserError(
@@ -150,11 +164,11 @@ class StreamRows:
             )
         if not all(torch.isfinite(x).all() for x in item.values()):
             raise UserError("expected finite activations; got NaN or infinity in the stream; check what makes it")
-        return item
+        return Item(item, positions)
 
-    def _kept(self, item: dict[str, Tensor]) -> Pair:
-        kept = self.keep.mask(None, item)
-        return paired(self.layout, {site: x[kept] for site, x in item.items()})
+    def _kept(self, item: Item) -> Pair:
+        kept = self.keep.mask(item.positions, item.activations)
+        return paired(self.layout, {site: x[kept] for site, x in item.activations.items()})
 
     def batches(self, start: int) -> Iterator[Pair]:
         """Kept rows regrouped into batches of the configured size; the last may be as small as half of it.
