@@ -38,7 +38,10 @@ class Scaling(NamedTuple):
 
     def to(self, device: torch.device) -> Scaling:
         """The same on another device."""
-        return Scaling(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
+        scale_in, scale_out = (
+            scale.to(device) if isinstance(scale, Tensor) else scale for scale in (self.scale_in, self.scale_out)
+        )
+        return Scaling(self.mean_in.to(device), scale_in, self.mean_out.to(device), scale_out)
 
 
 def fold(tensors: Mapping[str, Tensor], scaling: Scaling, layout: Layout) -> dict[str, Tensor]:

@@ -124,7 +124,7 @@ class StreamRows:
 
     def __init__(self, config: TrainConfig, data: Iterable[Any], about: Mapping[str, Any] | None = None):
         self.config, self.batch = config.dictionary, config.batch
-        self.sites = self.config.sites or ("",)
+        self.sites: tuple[str, ...] = self.config.sites or ("",)
         items = (self._checked(item) for item in data)
         head: list[Item] = []
         count = 0
@@ -152,7 +152,7 @@ class StreamRows:
                 raise UserError(
                     f"expected {{site: tensor}} with {', '.join(self.sites)}; got one tensor; a dictionary of several sites needs all"
                 )
-            item = {self.sites[0]: item}
+            item = {next(iter(self.sites)): item}
         missing = [site for site in self.sites if site not in item]
         if missing:
             wanted = missing[0] or "a site named in the config"

@@ -33,6 +33,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..kernels import contract, decode, encode_topk, list_by_latent, sae_gradient, select_topk, which
+from .adam import Adam
 from .losses import variation
 from .rows import Pair
 from .state import BIAS_RATE, TrainState
@@ -116,6 +117,7 @@ def dead_slots(
 def descend(state: TrainState, slots: list[Slots], is_sae: bool) -> None:
     """Form the gradients and apply them, unless the step is skipped."""
     w, adam, lr = state.weights, state.adam, state.lr
+    assert isinstance(adam, Adam)
     d_b_enc, of_rows = gradients(slots, w["W_dec"])
     d_b_dec = slots[0].g.sum(0) - (d_b_enc @ w["W_enc"] if is_sae else 0)
     if "W_skip" in w:
