@@ -13,7 +13,7 @@ centred and scaled is folded into the weights (fold.py).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from ..kernels import decode
 from . import rules
 from .codes import Codes
-from .dictionary_config import DictionaryConfig, as_sites
+from .dictionary_config import DictionaryConfig
 from .drawn import drawn
 from .errors import UserError
 from .keep import KeepRule
-from .layout import Block, Layout, layout_of, single
+from .layout import Block, layout_of, shapes_of, single
 
 Activations = Tensor | Mapping[str, Tensor]
 
@@ -269,29 +269,16 @@ class Dictionary(nn.Module):
             self.folder = Path(folder)
 
     @staticmethod
-    def load(
-        path: str | Path,
-        format: str = "auto",
-        device: str | torch.device = "cpu",
-        *,
-        site: str | Sequence[str] = (),
-        site_out: str | Sequence[str] = (),
-        k: int = 0,
-    ) -> Dictionary:
+    def load(path: str | Path, format: str = "auto", device: str | torch.device = "cpu", **known: Any) -> Dictionary:
         """Read a dictionary: a folder or file of any form in docs/formats.md, told apart by its files, or one on the hub.
 
         A `str` that is no local path may be `owner/name`, `owner/name/folder`, or `release/sae_id` of SAELens' registry; a `Path` is
-        only ever local. `site`, `site_out` and `k` say what a file of another library may not. UserError for anything
-        that is missing, damaged, or that this class cannot express exactly.
+        only ever local. `known` are `site`, `site_out` and `k`, where a file of another library does not tell them. UserError for
+        anything that is missing, damaged, or that this class cannot express exactly.
         """
-        from .formats import hub, registry
-        from .formats.build import Given
+        from .formats import registry
 
-        given = Given(as_sites(site), as_sites(site_out), k)
-        place, given = hub.place_of(path, given)
-        dictionary = registry.load(place, format, given).to(device)
-        dictionary.folder = place if place.is_dir() else place.parent
-        return dictionary
+        return registry.opened(path, format, **known).to(device)
 
     def push_to_hub(self, repo_id: str, folder: str = "", **about: Any) -> str:
         """Upload it with a model card and give back its address; `about`: metrics, private, message, token (formats/card.py)."""
@@ -315,13 +302,3 @@ class Dictionary(nn.Module):
 def joined(codes: list[Codes]) -> Codes:
     """Codes of the same tokens under several blocks, side by side."""
     return Codes(torch.cat([one.values for one in codes], 1), torch.cat([one.indices for one in codes], 1))
-
-
-def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a dictionary of this layout."""
-    config, block = layout.config, layout.blocks[0]
-    latents, copies = config.latents, (layout.copies,) if layout.is_shared else ()
-    d_out = layout.d_out // layout.copies
-    own = dict.fromkeys(("b_enc", *rules.EXTRA[config.activation]), (*copies, latents))
-    shapes = {"W_enc": (latents, block.reads.stop), "W_dec": (latents, d_out), "b_dec": (*copies, d_out), **own}
-    return {**shapes, "W_skip": (layout.d_out, layout.d_in)} if config.skip else shapes

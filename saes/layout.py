@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .dictionary_config import DictionaryConfig
 from .errors import UserError
+from .rules import EXTRA
 
 
 class Block(NamedTuple):
@@ -123,3 +124,13 @@ def layout_of(
     shares_in = 1 if config.across != "together" else len(reads)
     shares_out = 1 if config.across == "shared" else len(writes)
     return Layout(config, dict.fromkeys(reads, d_in // shares_in), dict.fromkeys(writes, d_out // shares_out))
+
+
+def shapes_of(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a dictionary of this layout."""
+    config, block = layout.config, layout.blocks[0]
+    latents, copies = config.latents, (layout.copies,) if layout.is_shared else ()
+    d_out = layout.d_out // layout.copies
+    own = dict.fromkeys(("b_enc", *EXTRA[config.activation]), (*copies, latents))
+    shapes = {"W_enc": (latents, block.reads.stop), "W_dec": (latents, d_out), "b_dec": (*copies, d_out), **own}
+    return {**shapes, "W_skip": (layout.d_out, layout.d_in)} if config.skip else shapes
