@@ -11,7 +11,7 @@ Told apart by their names, not by where they come from:
 | SAELens (`cfg.json`, `sae_weights.safetensors`) | W_enc [d F] | W_dec [F d] | threshold, W_skip; rule in cfg.json |
 
 sparsify's SAEs, and SAELens' where `apply_b_dec_to_input` says so, encode x - b_dec: that is folded into b_enc.
-What is refused, since it would give other numbers: gated and group-max encoders, normalised or reshaped activations.
+What is refused, since it would give other numbers: group-max encoders, normalised or reshaped activations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...saes import Dictionary
 from ...saes.errors import UserError
-from ...saes.formats.saelens import ARCHITECTURES
+from ...saes.formats.saelens import OWN
 from ...saes.io import map_tensors, read_json
 from ...saes.sites import MODULE, layer_of
 from ..parts import Part, Rule
@@ -143,9 +143,11 @@ def checked(loaded: Loaded, rule: Rule, path: Path, **about: Any) -> Part:
 
 
 def dictionary_folder(folder: Path) -> Part | Dictionary:
-    """A folder with cfg.json: a dictionary of ours or SAELens' top-k, another one of SAELens', or sparsify's."""
+    """A folder with cfg.json: a dictionary of ours, SAELens' top-k or gated one, another one of SAELens', or sparsify's."""
     cfg = read_json(folder / "cfg.json", "the cfg.json of a dictionary")
-    if cfg.get("architecture") in ARCHITECTURES.values():
+    architecture, metadata = str(cfg.get("architecture")), cfg.get("metadata")
+    is_ours = architecture.startswith(OWN) or (isinstance(metadata, dict) and "unweave_config" in metadata)
+    if is_ours or architecture in ("topk", "gated"):
         return Dictionary.load(folder)
     place = _saelens_place(cfg, folder) if "architecture" in cfg else _sparsify_place(cfg, folder)
     loaded = from_file(folder, place)
