@@ -275,3 +275,13 @@ def test_hostile_strings_are_told_readable(own):
     assert "\\u202e" not in text
     assert "\\u0000" not in text
     assert "\\ud800" not in text
+
+
+def test_many_sites_are_told_by_the_first_of_them():
+    from unweave.viz.answers.parts import sites_of
+
+    reads, writes = [f"blocks.{n}.mlp.hook_in" for n in range(3)], [f"blocks.{n}.mlp.hook_out" for n in range(3)]
+    expected = "blocks.0.mlp.hook_in and 2 more → blocks.0.mlp.hook_out and 2 more"
+    assert sites_of({"site": reads, "site_out": writes}) == expected
+    assert sites_of({"site": ", ".join(reads), "site_out": ", ".join(writes)}) == expected
+    assert sites_of({"site": ["a"], "site_out": ["a"]}) == "a" and sites_of({"site": "a", "site_out": "b"}) == "a → b"

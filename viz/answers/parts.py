@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,10 +28,15 @@ def store_at(things: Things, place: int, latent: int | None = None) -> FeatureSt
 
 
 def sites_of(about: Mapping[str, Any]) -> str:
-    """Where a dictionary reads and, if elsewhere, writes: `site` and `site_out` are names or lists of names."""
+    """Where a dictionary reads and, if elsewhere, writes: `site` and `site_out` are names, by commas, or lists of names."""
     names = [about.get("site"), about.get("site_out")]
-    listed = [", ".join(map(str, name)) if isinstance(name, (list, tuple)) else str(name) for name in names if name]
-    return readable(" → ".join(dict.fromkeys(listed)))
+    listed = [list(name) if isinstance(name, (list, tuple)) else str(name).split(", ") for name in names if name]
+    return readable(" → ".join(dict.fromkeys(map(_short, listed))))
+
+
+def _short(sites: Sequence[Any]) -> str:
+    """Several sites as the first of them and how many more there are."""
+    return str(sites[0]) if len(sites) == 1 else f"{sites[0]} and {len(sites) - 1} more" if sites else ""
 
 
 def run_sites(run: Run) -> str:
