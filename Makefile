@@ -33,7 +33,7 @@ LIBRARIES := saelens dictionary_learning sparsify
 # Python started in this folder must not take our kernels/ for the distribution of that name, which transformers imports.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test check lint format types aot bench interop docs clean
+.PHONY: demo test check lint format types aot bench interop interop-libraries docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -74,8 +74,10 @@ bench: $(VENV)/.package
 	$(BIN)/python benchmarks $(ARGS)
 
 # An environment of its own is a folder of packages that stands before ours on the path.
-interop: $(VENV)/.package $(LIBRARIES:%=build/interop-%/.installed)
+interop: $(VENV)/.package interop-libraries
 	$(BIN)/pytest -m slow -rP tests/test_saes_formats_interop.py $(ARGS)
+
+interop-libraries: $(LIBRARIES:%=build/interop-%/.installed)
 
 .PRECIOUS: build/interop-%/.installed
 build/interop-%/.installed: | $(BIN)/python

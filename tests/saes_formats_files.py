@@ -2,13 +2,12 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 D, F, K, LAYERS = 6, 10, 3, 3
 F64 = torch.float64
@@ -21,6 +20,23 @@ class Sample(NamedTuple):
     x: torch.Tensor
     codes: torch.Tensor
     out: torch.Tensor
+
+
+def tensors_of(path: Path) -> dict:
+    """What a tensor file holds, as it was written."""
+    if path.suffix == ".npz":
+        return {name: torch.from_numpy(array) for name, array in np.load(path).items()}
+    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+
+
+def put(path: Path, tensors: dict) -> None:
+    """Write a tensor file by its ending."""
+    if path.suffix == ".npz":
+        np.savez(path, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    elif path.suffix == ".safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    else:
+        torch.save(tensors, path)
 
 
 def randn(*shape, seed=0):
@@ -99,20 +115,6 @@ def dictionary_learning(folder: Path, name: str, told=True) -> Sample:
     return Sample(folder, x, codes, codes @ V + c)
 
 
-def crosscoder_fork(folder: Path, norm: int = 1, threshold: bool = True) -> Sample:
-    W, b, V, c = randn(LAYERS, D, F), randn(F, seed=1), randn(LAYERS, F, D, seed=2), randn(LAYERS, D, seed=3)
-    state = {"encoder.weight": W, "encoder.bias": b, "decoder.weight": V, "decoder.bias": c,
-             "code_normalization_id": torch.tensor(norm), "mean": torch.full((LAYERS, D), torch.nan)}  # fmt: skip
-    x = randn(40, LAYERS, D, seed=20)
-    codes = (torch.einsum("tld,ldf->tf", x, W) + b).relu()
-    if threshold:
-        state |= {"k": torch.tensor(K), "threshold": torch.tensor(0.8)}
-        scale = {1: V.norm(dim=2).sum(0), 2: V.norm(dim=(0, 2)), 4: torch.ones(F)}[norm]
-        codes = codes * (codes * scale > torch.tensor(0.8).double())
-    torch.save(state, folder / "ae.pt")
-    return Sample(folder, x, codes, torch.einsum("tf,lfd->tld", codes, V) + c)
-
-
 def gemma_scope(folder: Path) -> Sample:
     W, b, V, c, t = parts()
     folder = folder / "gemma-scope-2b-pt-res" / "layer_20" / "width_16k" / "average_l0_7"
@@ -140,52 +142,11 @@ def gemma_scope_2(folder: Path, kind="transcoder", affine=True) -> Sample:
         f"hf_hook_point_{end}": f"model.layers.5.{part}" for end, part in zip(("in", "out"), ends[kind], strict=True)
     }
     (folder / "config.json").write_text(
-        json.dumps({"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", **hooks})
+        json.dumps({"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "affine_connection": affine, **hooks})
     )
     x = randn(40, D, seed=20)
     codes = jump(x @ W + b, t)
     return Sample(folder, x, codes, codes @ V + c + x @ S)
-
-
-def stacked(codes, decoders, biases):
-    """Of a cross-layer transcoder: codes by layer [token latent], decoders[i][j] from layer i to layer i + j, biases by layer."""
-    out = [c.expand(len(codes[0]), D).clone() for c in biases]
-    for i, rows in enumerate(decoders):
-        for j, V in enumerate(rows):
-            out[i + j] += codes[i] @ V
-    return torch.cat(codes, 1), torch.stack(out, 1)
-
-
-def gemma_scope_2_clt(folder: Path) -> Sample:
-    x, codes, decoders, biases = randn(40, LAYERS, D, seed=20), [], [], []
-    for layer in range(LAYERS):
-        W, b, _, c, t = parts(seed=10 * layer)
-        V = randn(F, LAYERS, D, seed=layer + 50)
-        V[:, :layer] = 0
-        tensors = {"w_enc": W, "b_enc": b, "w_dec": V, "b_dec": c, "threshold": t}
-        save_file(tensors, folder / f"layer_{layer}_width_262k_l0_medium.safetensors")
-        codes.append(jump(x[:, layer] @ W + b, t))
-        decoders.append([V[:, j] for j in range(layer, LAYERS)])
-        biases.append(c)
-    return Sample(folder, x, *stacked(codes, decoders, biases))
-
-
-def circuit_tracer_clt(folder: Path, threshold=True) -> Sample:
-    x, codes, decoders, biases = randn(40, LAYERS, D, seed=20), [], [], []
-    for layer in range(LAYERS):
-        W, b, _, c, t = parts(seed=10 * layer)
-        V = randn(F, LAYERS - layer, D, seed=layer + 50)
-        tensors = {f"W_enc_{layer}": W.T.contiguous(), f"b_enc_{layer}": b, f"b_dec_{layer}": c}
-        save_file(
-            {**tensors, **({f"threshold_{layer}": t} if threshold else {})}, folder / f"W_enc_{layer}.safetensors"
-        )
-        save_file({f"W_dec_{layer}": V}, folder / f"W_dec_{layer}.safetensors")
-        codes.append(jump(x[:, layer] @ W + b, t if threshold else 0))
-        decoders.append(list(V.unbind(1)))
-        biases.append(c)
-    hooks = "feature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\n"
-    (folder / "config.yaml").write_text("model_kind: cross_layer_transcoder\nmodel_name: m\n" + hooks)
-    return Sample(folder, x, *stacked(codes, decoders, biases))
 
 
 def circuit_tracer_plt(folder: Path, rule="relu") -> Sample:
@@ -260,62 +221,35 @@ def llamascopium(folder: Path, rule="topk", norms=True, dataset=True) -> Sample:
     return Sample(folder, x, seen if rule == "topk" else seen / norm, ((seen / norm) @ V + c) / u)
 
 
-def llamascopium_crosscoder(folder: Path) -> Sample:
-    W, b, V, c = randn(LAYERS, D, F), randn(LAYERS, F, seed=1), randn(LAYERS, F, D, seed=2), randn(LAYERS, D, seed=3)
-    hooks = [f"blocks.{i}.hook_resid_post" for i in range(LAYERS)]
-    norms = torch.tensor([2.0, 3.0, 4.0], dtype=F64)
-    tensors = {"W_E": W, "b_E": b, "W_D": V, "b_D": c}
-    tensors |= {
-        f"dataset_average_activation_norm.{hook}": norm.clone() for hook, norm in zip(hooks, norms, strict=True)
-    }
-    save_file(tensors, folder / "sae_weights.safetensors")
-    cfg = {
-        "sae_type": "crosscoder",
-        "d_model": D,
-        "act_fn": "relu",
-        "hook_points": hooks,
-        "norm_activation": "dataset-wise",
-    }
-    (folder / "config.json").write_text(json.dumps(cfg))
-    x, scale = randn(40, LAYERS, D, seed=20), (math.sqrt(D) / norms)[:, None]
-    codes = (torch.einsum("tld,ldf->tf", x * scale, W) + b.sum(0)).relu()
-    return Sample(folder, x, codes, (torch.einsum("tf,lfd->tld", codes, V) + c) / scale)
-
-
-def llamascopium_clt(folder: Path, rule="jumprelu", dataset=True) -> Sample:
-    W, b, t = randn(LAYERS, D, F), randn(LAYERS, F, seed=1), randn(LAYERS, F, seed=2).abs()
-    to = [randn(i + 1, F, D, seed=30 + i) for i in range(LAYERS)]
-    c = [randn(D, seed=40 + i) for i in range(LAYERS)]
-    ins, outs = ([f"blocks.{i}.{hook}" for i in range(LAYERS)] for hook in ("hook_resid_mid", "hook_mlp_out"))
-    norms = torch.tensor([2.0, 3.0, 4.0], dtype=F64)
-    tensors = {
-        "W_E": W,
-        "b_E": b,
-        **{f"W_D.{i}": V for i, V in enumerate(to)},
-        **{f"b_D.{i}": v for i, v in enumerate(c)},
-    }
-    tensors |= {
-        f"dataset_average_activation_norm.{hook}": n.clone()
-        for hooks in (ins, outs)
-        for hook, n in zip(hooks, norms, strict=True)
-    }
-    tensors |= {"activation_function.log_jumprelu_threshold": t.log()} if rule == "jumprelu" else {}
-    save_file(tensors, folder / "sae_weights.safetensors")
-    cfg = {"sae_type": "clt", "d_model": D, "act_fn": rule, "top_k": K, "hook_points_in": ins, "hook_points_out": outs,
-           "norm_activation": "dataset-wise" if dataset else "inference"}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(cfg))
-    x = randn(40, LAYERS, D, seed=20)
-    scale = (math.sqrt(D) / norms)[:, None] if dataset else torch.ones(LAYERS, 1, dtype=F64)
-    codes, shown = [], []
-    for i in range(LAYERS):
-        norm = torch.stack([to[j][i].square().sum(1) for j in range(i, LAYERS)]).sum(0).sqrt()
-        pre = ((x[:, i] * scale[i]) @ W[i] + b[i]) * norm
-        seen = {"topk": topk(pre), "jumprelu": jump(pre, t[i]), "relu": pre.relu()}[rule]
-        codes.append(seen / norm)
-        shown.append(seen if rule == "topk" else seen / norm)
-    decoders = [[to[j][i] for j in range(i, LAYERS)] for i in range(LAYERS)]
-    _, out = stacked(codes, decoders, c)
-    return Sample(folder, x, torch.cat(shown, 1), out / scale)
+def saelens(folder: Path, kind: str) -> Sample:
+    """As SAELens itself writes it: a checkpoint of batchtopk, an SAE that encodes x, a transcoder, a cfg of before v6."""
+    W, b, V, c, t = parts()
+    x, r, m, S = randn(40, D, seed=20), randn(F, seed=7), randn(F, seed=8), randn(D, D, seed=9)
+    common = {"d_in": D, "d_sae": F, "dtype": "float64", "metadata": {"hook_name": "blocks.2.hook_mlp_in"}}
+    norm, centred = V.norm(dim=1), (x - c) @ W + b
+    weights, cfg, codes = {
+        "batchtopk": (
+            {"b_enc": b, "topk_threshold": torch.tensor(0.3, dtype=F64)}, {"rescale_acts_by_decoder_norm": True, "k": 3.0},
+            jump(centred * norm, 0.3),
+        ),
+        "gated": (
+            {"b_gate": b, "b_mag": m, "r_mag": r}, {"apply_b_dec_to_input": False},
+            (x @ W + b > 0) * (r.exp() * (x @ W) + m).relu(),
+        ),
+        "jumprelu_skip_transcoder": (
+            {"b_enc": b, "threshold": t, "W_skip": S}, {"apply_b_dec_to_input": False, "d_out": D}, jump(x @ W + b, t)
+        ),
+        "old": ({"b_enc": b, "log_threshold": t.log()}, {"hook_point": "blocks.2.hook_resid_pre"}, jump(centred, t)),
+    }[kind]  # fmt: skip
+    save_file({"W_enc": W, "W_dec": V, "b_dec": c, **weights}, folder / "sae_weights.safetensors")
+    cfg = {**common, "architecture": "jumprelu" if kind == "old" else kind, **cfg}
+    if kind == "old":
+        del cfg["metadata"]
+    if kind == "jumprelu_skip_transcoder":
+        cfg["metadata"] |= {"hook_name_out": "blocks.2.hook_mlp_out"}
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    out = (codes / norm if kind == "batchtopk" else codes) @ V + c
+    return Sample(folder, x, codes, out + x @ S.T if "skip" in kind else out)
 
 
 def state_dict(folder: Path, kind: str) -> Sample:
@@ -335,38 +269,3 @@ def state_dict(folder: Path, kind: str) -> Sample:
     pre = (x - c if kind == "openai" else x) @ W + b
     codes = topk(pre) if kind == "qwen_scope" else pre.relu()
     return Sample(folder / name, x, codes, codes @ V + c)
-
-
-SAMPLES: dict[str, Callable[[Path], Sample]] = {
-    "sparsify": sparsify,
-    "sparsify transcoder": lambda folder: sparsify(folder, True),
-    "sparsify skip": lambda folder: sparsify(folder, True, True),
-    **{
-        f"dictionary_learning {name}": lambda folder, name=name: dictionary_learning(folder, name)
-        for name in ("AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE",
-                     "MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder")
-    },
-    "dictionary_learning crosscoder": lambda folder: crosscoder_fork(folder, threshold=False),
-    "dictionary_learning crosscoder sum": lambda folder: crosscoder_fork(folder, 1),
-    "dictionary_learning crosscoder together": lambda folder: crosscoder_fork(folder, 2),
-    "dictionary_learning crosscoder none": lambda folder: crosscoder_fork(folder, 4),
-    "gemma_scope": gemma_scope,
-    "gemma_scope_2 affine": gemma_scope_2,
-    "gemma_scope_2 transcoder": lambda folder: gemma_scope_2(folder, affine=False),
-    "gemma_scope_2 resid": lambda folder: gemma_scope_2(folder, "resid_post", False),
-    "gemma_scope_2 clt": gemma_scope_2_clt,
-    "circuit_tracer clt": circuit_tracer_clt,
-    "circuit_tracer clt relu": lambda folder: circuit_tracer_clt(folder, False),
-    **{f"circuit_tracer plt {rule}": lambda folder, rule=rule: circuit_tracer_plt(folder, rule) for rule in ("relu", "topk", "jumprelu")},
-    "llama_scope": llama_scope,
-    "llama_scope r1": llama_scope_r1,
-    **{
-        f"llamascopium {rule} {norms} {dataset}": lambda folder, a=(rule, norms, dataset): llamascopium(folder, *a)
-        for rule in ("relu", "topk", "jumprelu") for norms in (True, False) for dataset in (True, False)
-    },
-    "llamascopium crosscoder": llamascopium_crosscoder,
-    **{f"llamascopium clt {rule} {dataset}": lambda folder, a=(rule, dataset): llamascopium_clt(folder, *a)
-       for rule in ("relu", "topk", "jumprelu") for dataset in (True, False)},
-    **{kind: lambda folder, kind=kind: state_dict(folder, kind) for kind in ("goodfire", "deepseek_r1", "qwen_scope", "openai")},
-}  # fmt: skip
-"""Every form and variant; the first word is the name of its format."""

@@ -4,16 +4,9 @@ import json
 
 import pytest
 import torch
-from saes_formats_files import (
-    SAMPLES,
-    F,
-    K,
-    circuit_tracer_plt,
-    crosscoder_fork,
-    gemma_scope,
-    gemma_scope_2,
-    state_dict,
-)
+from saes_formats_files import F, K, circuit_tracer_plt, gemma_scope, gemma_scope_2, put, state_dict, tensors_of
+from saes_formats_layers import crosscoder_fork
+from saes_formats_samples import SAMPLES
 from torch.testing import assert_close
 from unweave.saes import Dictionary, UserError
 from unweave.saes.formats.registry import detect
@@ -88,6 +81,15 @@ def test_classes_that_tensors_tell_apart_need_none(tmp_path, name):
     assert_close(Dictionary.load(path).encode(x).dense(F), codes, rtol=1e-9, atol=1e-9)
 
 
+def test_a_checkpoint_is_read_with_the_config_above_it(tmp_path):
+    path, x, codes, _ = SAMPLES["dictionary_learning AutoEncoderTopK"](tmp_path)
+    (path / "checkpoints").mkdir()
+    (path / "ae.pt").rename(path / "checkpoints" / "ae_1000.pt")
+    own = Dictionary.load(path / "checkpoints" / "ae_1000.pt")
+    assert own.read == "blocks.4.hook_resid_post"
+    assert_close(own.encode(x).dense(F), codes, rtol=1e-9, atol=1e-9)
+
+
 def test_an_embedding_of_gemma_scope_is_scaled(tmp_path):
     path, x, _, _ = gemma_scope(tmp_path)
     folder = tmp_path / "embedding" / "width_4k" / "average_l0_6"
@@ -109,8 +111,8 @@ REFUSED = {
     "glu": ("GLU", lambda folder: llamascopium(folder, use_glu_encoder=True)),
     "lorsa": ("sae_type", lambda folder: llamascopium(folder, sae_type="lorsa")),
     "crosscoder topk": ("relu", lambda folder: changed(SAMPLES["llamascopium crosscoder"](folder).path / "config.json", act_fn="topk")),
-    "mixed": ("mixed", lambda folder: changed_pickle(crosscoder_fork(folder).path / "ae.pt", code_normalization_id=torch.tensor(3))),
-    "decoupled": ("decoupled", lambda folder: changed_pickle(crosscoder_fork(folder).path / "ae.pt", code_normalization_id=torch.tensor(5))),
+    "mixed": ("mixed", lambda folder: normed(folder, 3)),
+    "decoupled": ("decoupled", lambda folder: normed(folder, 5)),
     "normalised": ("unknown", lambda folder: changed_pickle(crosscoder_fork(folder).path / "ae.pt", mean=torch.ones(3, 6))),
     "a set": ("layer_2.safetensors", lambda folder: circuit_tracer_plt(folder).path.parent),
     "dict_class": ("dict_class", lambda folder: changed(
@@ -120,6 +122,10 @@ REFUSED = {
     "r1 without norm": ("average_activation_norm", lambda folder: changed(
         SAMPLES["llama_scope r1"](folder).path / "config.json", dataset_average_activation_norm=None)),
 }  # fmt: skip
+
+
+def normed(folder, kind):
+    return changed_pickle(crosscoder_fork(folder).path / "ae.pt", code_normalization_id=torch.tensor(kind))
 
 
 def changed(path, **fields):
@@ -166,3 +172,27 @@ def test_a_layer_of_a_release_is_known_by_its_folder(tmp_path):
     place.mkdir(parents=True)
     own = Dictionary.load(path.rename(place / path.name))
     assert own.config.site == ("blocks.5.hook_resid_post",)
+
+
+@pytest.mark.parametrize(
+    ("sample", "file", "name"),
+    [
+        ("saelens jumprelu_skip_transcoder", "sae_weights.safetensors", "threshold"), ("gemma_scope", "params.npz", "threshold"),
+        ("gemma_scope_2 resid", "params.safetensors", "threshold"), ("dictionary_learning JumpReluAutoEncoder", "ae.pt", "threshold"),
+        ("gemma_scope_2 clt", "layer_0_width_262k_l0_medium.safetensors", "threshold"),
+        ("circuit_tracer plt jumprelu", "layer_2.safetensors", "activation_function.threshold"),
+        ("circuit_tracer clt", "W_enc_0.safetensors", "threshold_0"),
+    ],
+)  # fmt: skip
+def test_a_threshold_below_zero_is_what_its_library_makes_of_it(tmp_path, sample, file, name):
+    path, x, _, _ = SAMPLES[sample](tmp_path)
+    file = path / file if path.is_dir() else path
+    tensors = tensors_of(file)
+    put(file, {**tensors, name: torch.full_like(tensors[name], -0.2)})
+    own = Dictionary.load(path)
+    codes = own.encode(x).dense(own.config.latents)[:, :F]
+    rows = x[:, 0] if x.ndim == 3 else x
+    pre = rows @ own.W_enc[:F].T + own.b_enc[:F] - (own.W_enc[:F] @ own.b_dec if own.is_sae else 0)
+    expected = pre * (pre > (-0.2 if sample.startswith("circuit") else 0))
+    assert (pre < -0.2).any() and ((pre > -0.2) & (pre < 0)).any()
+    assert_close(codes, expected, rtol=1e-9, atol=1e-9)

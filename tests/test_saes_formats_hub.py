@@ -1,12 +1,15 @@
 """Dictionaries by name: from the cache and the hub, through SAELens' registry, and up again with a card."""
 
+import io
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import huggingface_hub
 import pytest
 import yaml
-from saes_formats_files import SAMPLES
+from saes_formats_samples import SAMPLES
 from saes_formats_toys import made
 from unweave.saes import Dictionary, UserError
 from unweave.saes.formats import hub, releases
@@ -27,7 +30,7 @@ def in_cache(monkeypatch, cache: Path, repository: str) -> Path:
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """No hub: every call to it fails as it does offline, and no registry is at hand."""
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     monkeypatch.setattr(releases, "_registry", lambda: None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -45,7 +48,8 @@ def reached(monkeypatch, tmp_path):
         base = tmp_path / "hub" / repository
         if not base.is_dir():
             raise OSError(f"{repository} is not on the hub")
-        return sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
+        files = sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
 
     def download(repository, allow_patterns=None, local_files_only=False, **more):
         if local_files_only:
@@ -53,7 +57,7 @@ def reached(monkeypatch, tmp_path):
         fetched.extend(allow_patterns or ["everything"])
         return str(tmp_path / "hub" / repository)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", list_files)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", list_files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(releases, "_registry", lambda: None)
     monkeypatch.setattr(releases, "_fetched", lambda: None)
@@ -117,7 +121,8 @@ def test_a_file_is_fetched_with_its_config(tmp_path, reached):
 
 
 REGISTRY = {
-    "own-res": {"repo_id": "someone/saes", "model": "m", "saes": [{"id": "blocks.1.hook", "path": "layer_1"}, {"id": "bad", "path": "../x"}]},
+    "own-res": {"repo_id": "someone/saes", "model": "m",
+                "saes": [{"id": "blocks.1.hook", "path": "layer_1"}, {"id": "bad", "path": "../x"}]},
     "r1": {"repo_id": "someone/r1", "conversion_func": "llama_scope_r1_distill",
            "saes": [{"id": "l7r", "path": "L7R", "norm_scaling_factor": 0.5}]},
     "old": {"repo_id": "someone/t", "conversion_func": "temporal", "saes": [{"id": "x", "path": "x"}]},
@@ -158,6 +163,32 @@ def test_the_registry_tells_a_scale_that_the_file_does_not(tmp_path, reached, re
     assert (own.encode(x * there / 0.5).dense(10) - codes).abs().max() < 1e-9
 
 
+def test_the_registry_is_fetched_once_and_only_where_the_hub_may_be_asked(monkeypatch, tmp_path):
+    asked = []
+
+    def answer(address, timeout):
+        asked.append(address)
+        return io.BytesIO(yaml.safe_dump(REGISTRY).encode())
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert releases.find("r1/l7r", fetch=True) is None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert releases.find("r1/l7r") is None and not asked
+    found = releases.Release("someone/r1", "L7R", 0.5)
+    assert releases.find("r1/l7r", fetch=True) == found
+    assert releases.find("r1/l7r") == releases.find("r1/l7r", fetch=True) == found
+    assert len(asked) == 1
+
+
+def test_a_registry_that_cannot_be_reached_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert releases.find("r1/l7r", fetch=True) is None
+
+
 def test_the_registry_of_saelens_itself_is_understood(monkeypatch):
     path = Path(__file__).parent.parent / "build" / "interop-saelens" / "sae_lens" / "pretrained_saes.yaml"
     if not path.exists():
@@ -172,8 +203,8 @@ def test_the_registry_of_saelens_itself_is_understood(monkeypatch):
 class Hub:
     """Stands for HfApi: remembers what it was asked."""
 
-    calls: list = []
-    files: dict = {}
+    calls: ClassVar[list] = []
+    files: ClassVar[dict] = {}
 
     def __init__(self, token=None):
         self.calls.append(("token", token))
@@ -199,7 +230,11 @@ def uploads(monkeypatch):
 def test_pushing_uploads_our_folder_and_a_card(tmp_path, uploads):
     own = made("sae", "batch_topk", model={"name": "someone/lm", "fingerprint": "f00d"}, keep={"drop_positions": 1})
     name = own.push_to_hub(
-        "me/saes", "layer_3", metrics={"fvu": 0.12345678, "note|": "a|b"}, private=True, token="secret"
+        "me/saes",
+        "layer_3",
+        metrics={"fvu": 0.12345678, "range": (0.1, 0.2), "note|": "a|b"},
+        private=True,
+        token="secret",
     )
     assert name == "me/saes/layer_3" and own.folder is None
     assert uploads.calls == [
@@ -215,7 +250,9 @@ def test_pushing_uploads_our_folder_and_a_card(tmp_path, uploads):
     about = yaml.safe_load(head)
     assert about["library_name"] == "unweave" and about["base_model"] == "someone/lm"
     assert {"sparse-autoencoder", "saelens", "batch_topk"} <= set(about["tags"])
-    assert 'Dictionary.load("me/saes/layer_3")' in text and "0.1235" in text and "a\\|b" in text
+    assert (
+        'Dictionary.load("me/saes/layer_3")' in text and "0.1235" in text and "0.1 to 0.2" in text and "a\\|b" in text
+    )
     assert own.fingerprint in text and "f00d" in text and "secret" not in text
 
 
@@ -253,3 +290,5 @@ def test_files_of_a_folder_are_told_from_others():
     assert hub.belonging(files, "") == ["W_enc_0.safetensors", "W_dec_0.safetensors", "config.yaml"]
     assert hub.belonging(files, "x") == ["x/checkpoints/final.safetensors", "x/hyperparams.json"]
     assert hub.belonging(files, "y") == []
+    trainer = ["t/config.json", "t/ae.pt", "t/checkpoints/ae_1.pt", "t/checkpoints/ae_2.pt"]
+    assert hub.belonging(trainer, "t/checkpoints/ae_2.pt") == ["t/checkpoints/ae_2.pt", "t/config.json"]

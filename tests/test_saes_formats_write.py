@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from saes_formats_files import SAMPLES
+from saes_formats_samples import SAMPLES
 from saes_formats_toys import RULES, SHAPES, inputs, made, outputs
 from torch.testing import assert_close
 from unweave.saes import Dictionary, UserError

@@ -24,7 +24,7 @@ def bench(
     seed: int = 0,
     *,
     methods: tuple[str, ...] = (),
-    seeds: int = 2,
+    seeds: int = 3,
     quick: bool = False,
 ) -> dict[str, Any]:
     """Run a bench and return its rows, what it took, and how many missed their target.
@@ -34,7 +34,7 @@ def bench(
     """
     if what not in ("circuits", "synthetic"):
         raise UserError(f"expected circuits or synthetic; got {what!r}; these are the benches")
-    if what == "circuits" and (methods or quick or seeds != 2):
+    if what == "circuits" and (methods or quick or seeds != 3):
         raise UserError("expected methods, seeds and quick with synthetic only; got them with circuits; drop them")
     if what == "synthetic" and (suites or seed):
         raise UserError("expected suites and seed with circuits only; got them with synthetic; give methods and seeds")

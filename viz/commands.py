@@ -69,6 +69,7 @@ def evaluate(
     activations: Path,
     model: str | None = None,
     ce_tokens: int = 4096,
+    probe: bool = False,
     seed: int = 0,
     device: str | None = None,
 ) -> Result:
@@ -79,6 +80,7 @@ def evaluate(
         activations: Folder of Shards.
         model: Model to splice the dictionary into, for cross-entropy and KL.
         ce_tokens: Tokens to measure cross-entropy on.
+        probe: Also train sparse probes: how well a few latents tell language, code, quotation, number and parts of speech.
         seed: Seed of the choice of blocks and of the bootstrap.
         device: Device of the model.
     """
@@ -86,7 +88,8 @@ def evaluate(
 
     shards = saes.Shards.open(activations)
     loaded = load(model, "float32", device) if model else None
-    return saes.evaluate(saes.Dictionary.load(dictionary), shards, loaded, ce_tokens=ce_tokens, seed=seed).to_dict()
+    opened = saes.Dictionary.load(dictionary)
+    return saes.evaluate(opened, shards, loaded, ce_tokens=ce_tokens, seed=seed, probe=probe).to_dict()
 
 
 def collect(
@@ -177,7 +180,7 @@ def bench(
     suites: tuple[str, ...] = (),
     seed: int = 0,
     methods: tuple[str, ...] = (),
-    seeds: int = 2,
+    seeds: int = 3,
     quick: bool = False,
 ) -> Result:
     """Try the tools where the truth is known: tracing on models whose circuits are known, training on known features.

@@ -4,7 +4,7 @@
 |---|---|---|
 | neuronpedia | a graph (`.graph`, `.json`, `.json.gz`) | one JSON file for Neuronpedia's and circuit-tracer's viewers |
 | circuit_tracer | dictionary folders, or one folder of them | a folder that circuit-tracer loads: config.yaml and safetensors |
-| saelens, sparsify, dictionary_learning | a dictionary of any form in docs/formats.md, or its name on the hub | a folder that the library loads |
+| saelens, sparsify, dictionary_learning | a dictionary of any form (docs/formats.md), or its name on the hub | a folder that it loads |
 
 Reading needs no converting: every command that takes a graph or a dictionary opens these forms itself.
 """

@@ -5,8 +5,8 @@ Tensors come in our layout, a latent a row. Two things differ between libraries 
     encodes x - b_dec where ours does not (a transcoder)    b_enc' = b_enc - W_enc b_dec
     encodes x where ours encodes x - b_dec (an SAE)         b_enc' = b_enc + W_enc b_dec,  b_mag' likewise times exp(r_mag)
 
-A sum that is folded has no place in 16 bits: such weights become float32. Libraries apply ReLU before a threshold, so that
-one below zero acts as zero: it is stored as zero.
+A sum that is folded has no place in 16 bits: such weights become float32. Most libraries apply ReLU before a threshold, so
+that one below zero acts as zero: it is stored as zero.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ def single(
     site_out: tuple[str, ...] = (),
     centred: bool = False,
     transcoder: bool = False,
+    rectified: bool = True,
     matryoshka: tuple[int, ...] = (),
     metadata: dict[str, Any] | None = None,
 ) -> Dictionary:
     """A dictionary of one site and one written site.
 
-    `centred`: it encodes x - b_dec. `k` 0: what the caller gives, else 32. `matryoshka` as DictionaryConfig has it. UserError,
-    naming the file, for what does not fit together.
+    `centred`: it encodes x - b_dec. `rectified`: ReLU comes before its thresholds. `k` 0: what the caller gives, else 32.
+    `matryoshka` as DictionaryConfig has it. UserError, naming the file, for what does not fit together.
     """
     check_shapes(tensors, path)
     latents = len(tensors["W_enc"])
@@ -76,7 +77,7 @@ def single(
     ready = uniform(tensors)
     if centred != config.is_sae:
         ready = shifted(ready, 1 if config.is_sae else -1)
-    if "threshold" in ready:
+    if "threshold" in ready and rectified:
         ready["threshold"] = ready["threshold"].clamp_min(0)
     return finished(config, ready, path, metadata)
 
@@ -98,6 +99,11 @@ def finished(
 ) -> Dictionary:
     """The Dictionary of contiguous copies; what it refuses names the file."""
     ready = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    for name, tensor in ready.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"expected weights whose products fit {tensor.dtype} in {path}; {name} overflows; it is damaged"
+            )
     try:
         return Dictionary(config, ready, metadata, widths)
     except (UserError, RuntimeError) as error:
@@ -119,6 +125,11 @@ def check_shapes(tensors: Mapping[str, Tensor], path: Path) -> None:
                 f"expected {name} of {list(shape)} numbers in {path} ({latents} latents, {d_in} → {d_out} dimensions); "
                 f"got {list(tensor.shape)}; the file is damaged or of another form"
             )
+
+
+def turned(tensor: Tensor) -> Tensor:
+    """A matrix the other way round; anything else as it is, for `check_shapes` to refuse."""
+    return tensor.mT if tensor.ndim == 2 else tensor
 
 
 def uniform(tensors: Mapping[str, Tensor], least: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -163,6 +174,15 @@ def in_decoder_norms(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # A decoder row of norm zero writes nothing, and its latent is never above zero.
     unit = out["W_dec"] / norm.clamp_min(torch.finfo(norm.dtype).tiny)
     return {**out, "W_enc": out["W_enc"] * norm, "b_enc": out["b_enc"] * norm[:, 0], "W_dec": unit}
+
+
+def constant(like: Tensor, value: float, path: Path) -> Tensor:
+    """One number for every latent; UserError where its type cannot hold it."""
+    if not abs(value) <= torch.finfo(like.dtype).max:
+        raise UserError(
+            f"expected a threshold that {like.dtype} can hold in {path}; got {value:.3g}; the file is damaged"
+        )
+    return torch.full_like(like, value)
 
 
 def factor(value: Any, path: Path) -> float:

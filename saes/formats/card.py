@@ -30,7 +30,7 @@ def push(
     `metrics`, an evaluation or any numbers by name, stand on the card. UserError where the hub cannot be reached or refuses.
     """
     check_repository(repo_id)
-    if folder and not all(PART.fullmatch(part) and ".." not in part for part in folder.split("/")):
+    if folder and not all(PART.fullmatch(part) for part in folder.split("/")):
         raise UserError(f"expected a folder inside the repository; got {folder[:80]!r}; mend the name")
     from huggingface_hub import HfApi
 
@@ -136,7 +136,16 @@ def _numbers(metrics: Any) -> dict[str, Any]:
         raise UserError(
             f"expected metrics as numbers by name, or an evaluation; got {type(metrics).__name__}; give a dict"
         )
-    return {str(name): f"{value:.4g}" if isinstance(value, float) else value for name, value in numbers.items()}
+    return {str(name): _shown(value) for name, value in numbers.items()}
+
+
+def _shown(value: Any) -> str:
+    """A number as a person reads it; of several, each."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return " to ".join(map(_shown, value)) if len(value) == 2 else ", ".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _table(first: str, rows: Mapping[str, Any]) -> list[str]:

@@ -2,13 +2,13 @@
 
 | set | files | tensors |
 |---|---|---|
-| transcoder_set | `layer_{i}.safetensors` | W_enc [latent d], b_enc, W_dec [latent d], b_dec; optional W_skip, activation_function.threshold, k |
+| transcoder_set | `layer_{i}.safetensors` | W_enc [latent d], b_enc, W_dec [latent d], b_dec; W_skip, activation_function.threshold, k |
 | cross_layer_transcoder | `W_enc_{i}.safetensors` | W_enc_{i} [latent d], b_enc_{i}, b_dec_{i}, optional threshold_{i} |
 | | `W_dec_{i}.safetensors` | W_dec_{i} [latent, L - i, d]; entry j writes layer i + j |
 
 `config.yaml` names the sites by their suffix, and may name `activation` and `k`. A set holds a dictionary for each layer: name a
 file of it. (circuits.load_transcoders opens the whole of either, mapped from the disk.) circuit-tracer lets a negative
-pre-activation among the k of a top-k through; here and in circuits it is ReLU'd.
+pre-activation among the k of a top-k through; here and in circuits it is ReLU'd. Its thresholds have no ReLU before them.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ def load(path: Path, given: Given) -> Dictionary:
     if not path.is_dir():
         return _one(path, given)
     config = _config(path / "config.yaml")
+    if config.get("transcoders"):
+        raise UserError(
+            f"expected the files of {path} in it; its config.yaml lists others: name one of them, or use circuits.load_transcoders"
+        )
     if config["model_kind"] == CROSS:
         return _cross(path, config, given)
     files = sorted(entry.name for entry in path.iterdir() if FILE.fullmatch(entry.name))
@@ -64,11 +68,8 @@ def _config(path: Path) -> dict[str, Any]:
     kind, rule = config.get("model_kind"), config.get("activation") or ""
     if kind not in (SET, CROSS) or not isinstance(rule, str) or (rule and rule not in RULES):
         raise UserError(
-            f"expected model_kind {SET} or {CROSS} and activation {', '.join(RULES)} in {path}; got {str(kind)[:60]!r} and {str(rule)[:40]!r}"
-        )
-    if config.get("transcoders"):
-        raise UserError(
-            f"expected the files of {path.parent} in it; it lists others: name one of them, or use circuits.load_transcoders"
+            f"expected model_kind {SET} or {CROSS} and activation {', '.join(RULES)} in {path}; "
+            f"got {str(kind)[:60]!r} and {str(rule)[:40]!r}; mend it"
         )
     return config
 
@@ -101,7 +102,9 @@ def _one(path: Path, given: Given) -> Dictionary:
     if rule == "topk" and tensors["W_enc"].ndim == 2 and k > len(tensors["W_enc"]):
         raise UserError(f"expected k of at most the latents of {path}; got {k}; the file is damaged")
     read, write = _site(config, "input", match), _site(config, "output", match)
-    return single(path, tensors, rule, given, k=k, site=read, site_out=write, transcoder=not read or read != write)
+    transcodes = not read or read != write
+    more: dict[str, Any] = {"k": k, "site": read, "site_out": write, "transcoder": transcodes}
+    return single(path, tensors, rule, given, rectified=False, **more)
 
 
 def _site(config: dict[str, Any], end: str, match: re.Match[str] | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""dictionary_learning: `ae.pt`, a state dict, and `config.json`, whose `dict_class` says what it is.
+"""dictionary_learning: `ae.pt` (`checkpoints/ae_{step}.pt`), a state dict, and `config.json`, whose `dict_class` says what it is.
 
 | class | rule | encodes | tensors besides the encoder's and decoder's weights |
 |---|---|---|---|
@@ -17,6 +17,7 @@ length 1 unless told not to; here they are as stored. A crosscoder of the fork i
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,10 @@ from torch import Tensor
 
 from ..dictionary_config import DictionaryConfig
 from ..errors import UserError
-from ..io import atomic_path, write_json
+from ..io import write_json
 from . import crosscoder_fork
-from .build import Given, single
-from .files import absent, plain, read_file, read_object, whole
+from .build import Given, constant, single, turned
+from .files import absent, plain, read_file, read_object, whole, write_pickle
 from .form import Format, Look
 from .note import agreed, note_of, read_note
 
@@ -53,20 +54,23 @@ CLASSES: dict[str, tuple[str, bool, dict[str, str], tuple[str, ...]]] = {
     "JumpReluAutoEncoder": ("jumprelu", False, {**MATRICES, "threshold": "threshold"}, ()),
 }  # fmt: skip
 """Rule, whether it encodes x - b_dec, their names of our tensors, and what it holds besides."""
+FILE = re.compile(r"ae(_\d+)?\.pt")
 MODULES = {"resid_post": "hook_resid_post", "attention": "attn.hook_out", "mlp": "mlp.hook_out"}
 
 
 def holds(seen: Look) -> bool:
-    """A folder with ae.pt, or such a file."""
-    return "ae.pt" in seen.files or seen.path.name == "ae.pt"
+    """A folder with ae.pt, such a file, or one of its checkpoints."""
+    return "ae.pt" in seen.files or FILE.fullmatch(seen.path.name) is not None
 
 
 def load(path: Path, given: Given) -> Dictionary:
-    """Read a folder, or the ae.pt in one; see the module header."""
-    folder = path if path.is_dir() else path.parent
-    path = folder / "ae.pt"
+    """Read a folder, or a file of one; see the module header."""
+    path = path / "ae.pt" if path.is_dir() else path
+    # Checkpoints lie in a folder below the config.
+    told = [folder for folder in (path.parent, path.parent.parent) if (folder / "config.json").exists()]
+    folder = told[0] if told else path.parent
     found = read_file(path, "a dictionary of dictionary_learning")
-    config = read_object(folder / "config.json", "the config.json of dictionary_learning") if _told(folder) else {}
+    config = read_object(folder / "config.json", "the config.json of dictionary_learning") if told else {}
     trainer = config.get("trainer", {})
     if not isinstance(trainer, dict):
         raise UserError(
@@ -79,21 +83,21 @@ def load(path: Path, given: Given) -> Dictionary:
     absent(found, path, [*names, *(item for item in besides if item != "threshold" or rule != "topk")], besides)
     tensors = {names[theirs]: tensor for theirs, tensor in plain(found, path, names).items()}
     if "encoder.weight" in names:
-        tensors["W_dec"] = tensors["W_dec"].mT
+        tensors["W_dec"] = turned(tensors["W_dec"])
     else:
-        tensors["W_enc"] = tensors["W_enc"].mT
+        tensors["W_enc"] = turned(tensors["W_enc"])
     if rule == "batch_topk":
         threshold = plain(found, path, ["threshold"])["threshold"]
         if threshold.numel() != 1:
             raise UserError(f"expected one threshold in {path}; got {list(threshold.shape)}; the file is damaged")
-        tensors["threshold"] = torch.full_like(tensors["b_enc"], float(threshold))
+        tensors["threshold"] = constant(tensors["b_enc"], float(threshold), path)
     ours, metadata = read_note(config, folder / "config.json")
     dictionary = single(
         path,
         tensors,
         rule,
         given,
-        k=_k(found, trainer, path) if "k" in besides else ours.k if ours else 0,
+        k=_k(found, trainer, path, folder) if "k" in besides else ours.k if ours else 0,
         site=ours.site if ours else _site(trainer),
         centred=centred,
         matryoshka=_prefixes(found, path, ours) if "group_sizes" in besides else ours.matryoshka if ours else (),
@@ -101,10 +105,6 @@ def load(path: Path, given: Given) -> Dictionary:
     )
     _check(trainer, dictionary, folder / "config.json")
     return agreed(dictionary, None if any(given) or _rule_lost(ours) else ours, folder / "config.json")
-
-
-def _told(folder: Path) -> bool:
-    return (folder / "config.json").exists()
 
 
 def _rule_lost(ours: DictionaryConfig | None) -> bool:
@@ -126,9 +126,9 @@ def _class_of(found: dict[str, Any], trainer: dict[str, Any], path: Path) -> str
     return fits[0]
 
 
-def _k(found: dict[str, Any], trainer: dict[str, Any], path: Path) -> int:
+def _k(found: dict[str, Any], trainer: dict[str, Any], path: Path, folder: Path) -> int:
     k = whole(found["k"], "k", path)
-    if "k" in trainer and whole(trainer["k"], "k", path.with_name("config.json")) != k:
+    if "k" in trainer and whole(trainer["k"], "k", folder / "config.json") != k:
         raise UserError(
             f"expected k = {k} in config.json, as in {path}; got {trainer['k']}; one of them is of another run"
         )
@@ -143,7 +143,7 @@ def _prefixes(found: dict[str, Any], path: Path, ours: DictionaryConfig | None) 
     if not 1 <= len(sizes) <= 1024 or not all(type(size) is int and size > 0 for size in sizes):
         raise UserError(f"expected group_sizes as a list of whole numbers above zero in {path}; the file is damaged")
     widths = tuple(itertools.accumulate(sizes))
-    if widths[-1] != len(found["b_enc"]):
+    if widths[-1] != found["b_enc"].numel():
         raise UserError(
             f"expected group_sizes that sum to the latents in {path}; got {widths[-1]}; the file is damaged"
         )
@@ -183,9 +183,7 @@ def save(dictionary: Dictionary, folder: Path) -> None:
     extra["threshold"] = torch.tensor(threshold, dtype=torch.float32)
     extra["group_sizes"] = torch.tensor([b - a for a, b in itertools.pairwise((0, *config.prefixes))])
     state = {**tensors, **{item: extra[item] for item in besides}}
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "ae.pt") as temporary:
-        torch.save({item: tensor.contiguous() for item, tensor in state.items()}, temporary)
+    write_pickle(folder / "ae.pt", state)
     layer = config.read.split(".")[1] if config.read.startswith("blocks.") else None
     trainer = {
         "dict_class": name,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..io import read_json, read_tensors
+from ..io import atomic_path, read_json, read_tensors
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LARGEST_TEXT = 32 << 20  # bytes of JSON or YAML
@@ -82,7 +82,8 @@ def _npz(path: Path, what: str) -> dict[str, Any]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here, since numpy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}
     except Exception as error:  # zlib, zipfile, struct and numpy each have their own
         raise UserError(f"expected {what} at {path}; could not read it ({error}); download it again") from error
@@ -105,6 +106,12 @@ def _pickle(path: Path, what: str) -> dict[str, Any]:
             f"expected {what} at {path}; got a {type(data).__name__}, not tensors by name; save a state_dict"
         )
     return data
+
+
+def write_pickle(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the state dict that a library reads with torch.load, atomically. Nothing of ours is kept in this form."""
+    with atomic_path(path) as temporary:
+        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def plain(tensors: Mapping[str, Any], path: Path, names: Iterable[str]) -> dict[str, Tensor]:

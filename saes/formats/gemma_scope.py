@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .build import Given, check_shapes, configured, finished, single, uniform
+from .build import Given, check_shapes, configured, finished, single, turned, uniform
 from .files import absent, plain, read_file, read_object
 from .form import Format, Look
 from .places import layer_in, site_of_module, sparsity_in
@@ -47,7 +47,7 @@ def load_first(path: Path, given: Given) -> Dictionary:
     found = read_file(path, "Gemma Scope's params.npz")
     absent(found, path, NAMES)
     tensors = plain(found, path, NAMES)
-    tensors["W_enc"] = tensors["W_enc"].mT
+    tensors["W_enc"] = turned(tensors["W_enc"])
     check_shapes(tensors, path)
     if "embedding" in path.parts:
         scale = tensors["W_enc"].shape[1] ** 0.5
@@ -70,6 +70,10 @@ def load_second(path: Path, given: Given) -> Dictionary:
     cfg = read_object(about, "Gemma Scope's config.json") if about.exists() else {}
     if cfg.get("architecture", "jump_relu") != "jump_relu":
         raise UserError(f"expected architecture jump_relu in {about}; got {str(cfg['architecture'])[:40]!r}")
+    if cfg.get("affine_connection", "W_skip" in tensors) is not ("W_skip" in tensors):
+        raise UserError(
+            f"expected affine_skip_connection in {path} if and only if {about} says affine_connection; it is damaged"
+        )
     check_shapes(tensors, path)
     read, write = (site_of_module(cfg.get(name)) for name in ("hf_hook_point_in", "hf_hook_point_out"))
     if not read:
@@ -108,9 +112,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     absent(found, path, names.values())
     tensors = plain(found, path, names.values())
     ours = {name: tensors[theirs] for name, theirs in names.items()}
-    return {
-        name: tensor.mT if name in ("W_enc", "W_skip") and tensor.ndim == 2 else tensor for name, tensor in ours.items()
-    }
+    return {name: turned(tensor) if name in ("W_enc", "W_skip") else tensor for name, tensor in ours.items()}
 
 
 def _places(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -17,7 +17,7 @@ from . import releases
 from .build import Given
 from .files import ENDINGS
 
-PART = re.compile(r"[\w][\w.+=@ -]*")
+PART = re.compile(r"\w[\w.+=@ -]*")  # so neither . nor ..
 BESIDE = (
     "cfg.json",
     "config.json",
@@ -57,7 +57,7 @@ def place_of(path: str | Path, given: Given) -> tuple[Path, Given]:
 def _names_hub(path: str) -> bool:
     """True for two or more plain parts: nothing that leaves a folder, no absolute path."""
     parts = path.split("/")
-    return len(parts) >= 2 and all(PART.fullmatch(part) and ".." not in part for part in parts) and len(path) < 500
+    return len(parts) >= 2 and all(PART.fullmatch(part) for part in parts) and len(path) < 500
 
 
 def fetched(repository: str, inside: str) -> Path:
@@ -65,7 +65,8 @@ def fetched(repository: str, inside: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        files = HfApi().list_repo_files(repository)
+        # One question and no retries: what was asked for may only be a path that was mistyped.
+        files = [file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or []]
     except Exception as error:  # whatever hinders it, the cache may still have the files
         return _cached(repository, inside, error)
     wanted = belonging(files, inside)
@@ -87,7 +88,10 @@ def belonging(files: list[str], inside: str) -> list[str]:
     """Of a repository's files those of the dictionary at `inside`, a folder or a file."""
     if inside in files:
         folder = PurePosixPath(inside).parent
-        return [inside, *(str(folder / name) for name in BESIDE if str(folder / name) in files)]
+        near = [str(folder / name) for name in BESIDE] + [str(folder.parent / "config.json")] * (
+            folder.name == "checkpoints"
+        )
+        return [inside, *(name for name in near if name in files)]
     start = f"{inside}/" if inside else ""
     names = [file.removeprefix(start) for file in files if file.startswith(start)]
     found = [name for name in names if TENSORS.fullmatch(name) or name == BESIDE[-1]]

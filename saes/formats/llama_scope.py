@@ -17,11 +17,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .build import Given, check_shapes, factor, scaled, single
+from .build import Given, check_shapes, constant, factor, scaled, single, turned
 from .files import absent, plain, read_file, read_object, whole
 from .form import Format, Look
 
@@ -47,10 +46,10 @@ def load(folder: Path, given: Given) -> Dictionary:
     found = read_file(path, "a Llama Scope dictionary")
     absent(found, path, [*NAMES, *([] if first else [LOG])], [name for name in found if name.startswith(NORMS)])
     tensors = {NAMES[name]: tensor for name, tensor in plain(found, path, NAMES).items()}
-    tensors["W_dec"] = tensors["W_dec"].mT
+    tensors["W_dec"] = turned(tensors["W_dec"])
     into, out_of = _factors(cfg, found, about, given)
     tensors["threshold"] = (
-        torch.full_like(tensors["b_enc"], factor(cfg.get("jump_relu_threshold"), about) * into, dtype=torch.float32)
+        constant(tensors["b_enc"].float(), factor(cfg.get("jump_relu_threshold"), about) * into, about)
         if first
         else plain(found, path, [LOG])[LOG].exp()
     )
@@ -77,7 +76,8 @@ def _factors(cfg: dict[str, Any], found: dict[str, Any], about: Path, given: Giv
     if isinstance(norms, dict):
         hooks = {"in": cfg.get("hook_point_in"), "out": cfg.get("hook_point_out")}
         into, out_of = (norms.get(end, norms.get(str(hook))) for end, hook in hooks.items())
-        return tuple(math.sqrt(width) / factor(value, about) for value in (into, into if out_of is None else out_of))
+        root = math.sqrt(width)
+        return root / factor(into, about), root / factor(into if out_of is None else out_of, about)
     stored = {name: value for name, value in found.items() if name.startswith(NORMS) and isinstance(value, Tensor)}
     if len(stored) == 1 and next(iter(stored.values())).numel() == 1:
         value = math.sqrt(width) / factor(float(next(iter(stored.values()))), about)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .build import Given, configured, factor, finished, in_decoder_norms, scaled, shifted, single, uniform
+from .build import Given, configured, factor, finished, in_decoder_norms, scaled, shifted, single, turned, uniform
 from .files import absent, plain, read_file, read_object, whole
 from .form import Format, Look
 
@@ -89,21 +89,25 @@ def _rule(cfg: dict[str, Any], kind: Any, folder: Path) -> str:
 
 def _hooks(cfg: dict[str, Any], kind: str, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if kind == "sae":
-        told = [cfg.get("hook_point_in")], [cfg.get("hook_point_out", cfg.get("hook_point_in"))]
+        told: tuple[Any, Any] = [cfg.get("hook_point_in")], [cfg.get("hook_point_out", cfg.get("hook_point_in"))]
     elif kind == "crosscoder":
         told = cfg.get("hook_points"), cfg.get("hook_points")
     else:
         told = cfg.get("hook_points_in"), cfg.get("hook_points_out")
-    for names in told:
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-            raise UserError(
-                f"expected the names of hook points in {folder / 'config.json'}; got {str(names)[:80]}; mend it"
-            )
-    if kind != "sae" and (len(told[0]) < 2 or len(told[0]) != len(told[1])):
+    ins, outs = (_names(names, folder) for names in told)
+    if kind != "sae" and (len(ins) < 2 or len(ins) != len(outs)):
         raise UserError(
             f"expected at least two hook points, as many in as out, in {folder}; got {told}; mend config.json"
         )
-    return tuple(told[0]), tuple(told[1])
+    return ins, outs
+
+
+def _names(names: Any, folder: Path) -> tuple[str, ...]:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise UserError(
+            f"expected the names of hook points in {folder / 'config.json'}; got {str(names)[:80]}; mend it"
+        )
+    return tuple(names)
 
 
 def _factors(
@@ -149,7 +153,7 @@ def _sae(
 ) -> Dictionary:
     from .build import check_shapes
 
-    ours = {"W_enc": tensors["W_E"].mT, "b_enc": tensors["b_E"], "W_dec": tensors["W_D"]}
+    ours = {"W_enc": turned(tensors["W_E"]), "b_enc": tensors["b_E"], "W_dec": tensors["W_D"]}
     ours["b_dec"] = tensors["b_D"] if "b_D" in tensors else tensors["W_D"].new_zeros(tensors["W_D"].shape[-1])
     ours |= {} if threshold is None else {"threshold": threshold}
     check_shapes(ours, path)

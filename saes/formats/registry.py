@@ -6,14 +6,17 @@ Each other library has one small module with a `Format`: what it holds, how it i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..dictionary_config import as_sites
 from ..errors import UserError
 from . import (
     circuit_tracer,
     dictionary_learning,
     gemma_scope,
+    hub,
     llama_scope,
     llamascopium,
     saelens_read,
@@ -27,6 +30,7 @@ from .saelens import save
 if TYPE_CHECKING:
     from ..dictionary import Dictionary
 
+LONGEST = 2000  # letters of an error
 OURS = Format(
     "saelens",
     "cfg.json and sae_weights.safetensors: our own folders and those of SAELens",
@@ -65,6 +69,21 @@ def detect(path: Path) -> Format:
     )
 
 
+def opened(
+    path: str | Path,
+    format: str = "auto",
+    *,
+    site: str | Sequence[str] = (),
+    site_out: str | Sequence[str] = (),
+    k: int = 0,
+) -> Dictionary:
+    """What `Dictionary.load` reads: a path, or the name of a dictionary on the hub."""
+    place, given = hub.place_of(path, Given(as_sites(site), as_sites(site_out), k))
+    dictionary = load(place, format, given)
+    dictionary.folder = place if place.is_dir() else place.parent
+    return dictionary
+
+
 def load(path: Path, format: str = "auto", given: Given = NOTHING) -> Dictionary:
     """Read what is at `path`. UserError for what is missing, damaged, of no known form, or cannot be expressed exactly."""
     known = formats()
@@ -72,7 +91,13 @@ def load(path: Path, format: str = "auto", given: Given = NOTHING) -> Dictionary
         raise UserError(f"expected format auto, {', '.join(known)}; got {format!r}")
     if not path.exists():
         raise UserError(f"expected a dictionary at {path}; there is nothing; check the path")
-    return (detect(path) if format == "auto" else known[format]).load(path, given)
+    form = detect(path) if format == "auto" else known[format]
+    try:
+        return form.load(path, given)
+    except UserError as error:
+        if len(str(error)) <= LONGEST:
+            raise
+        raise UserError(f"{str(error)[:LONGEST]} ...") from error  # a file may have names of any length
 
 
 def write(dictionary: Dictionary, folder: Path, format: str = "saelens") -> None:
@@ -83,4 +108,4 @@ def write(dictionary: Dictionary, folder: Path, format: str = "saelens") -> None
     writing[format](dictionary, folder)
 
 
-__all__ = ["Format", "Look", "detect", "formats", "load", "look", "write"]
+__all__ = ["Format", "Look", "detect", "formats", "load", "look", "opened", "write"]

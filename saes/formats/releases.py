@@ -41,8 +41,10 @@ def find(name: str, *, fetch: bool = False) -> Release | None:
     entry = _read(path, path.stat().st_mtime_ns).get(release) if path is not None else None
     if not isinstance(entry, dict) or not isinstance(entry.get("repo_id"), str):
         return None
-    saes = entry.get("saes") if isinstance(entry.get("saes"), list) else []
-    known = {str(sae["id"]): sae for sae in saes if isinstance(sae, dict) and "id" in sae}
+    saes = entry.get("saes")
+    known = (
+        {str(sae["id"]): sae for sae in saes if isinstance(sae, dict) and "id" in sae} if isinstance(saes, list) else {}
+    )
     if sae_id not in known:
         raise UserError(
             f"expected a dictionary of the release {release}; got {sae_id!r}; it has {', '.join(list(known)[:6])[:300]}, ..."

@@ -15,14 +15,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..dictionary import Dictionary
 from ..dictionary_config import as_sites
 from ..errors import UserError
 from ..keep import KeepRule
-from .build import NOTHING, UNNAMED, Given, check_shapes, factor, finished, in_decoder_norms, scaled, single
+from .build import (
+    NOTHING,
+    UNNAMED,
+    Given,
+    check_shapes,
+    constant,
+    factor,
+    finished,
+    in_decoder_norms,
+    scaled,
+    single,
+    turned,
+)
 from .files import absent, plain, read_file, read_object, whole
 from .saelens import ARCHITECTURES, OWN, architecture_of
 from .shape import from_json
@@ -88,7 +99,7 @@ def _own(folder: Path, cfg: dict[str, Any], found: dict[str, Any]) -> Dictionary
     tensors = plain(found, folder / WEIGHTS, found)
     if config.activation == "gated" and "b_gate" in tensors:
         tensors["b_enc"] = tensors.pop("b_gate")
-    tensors["W_enc"] = tensors["W_enc"].mT
+    tensors["W_enc"] = turned(tensors["W_enc"])
     one_dtype(tensors, folder)
     dictionary = finished(config, tensors, folder, checked(metadata.get("unweave") or {}), widths)
     extra = sorted(set(tensors) - {name for name, _ in dictionary.named_parameters()})
@@ -116,12 +127,12 @@ def _foreign(folder: Path, cfg: dict[str, Any], found: dict[str, Any], given: Gi
     absent(found, path, [*names, *scalar])
     tensors = plain(found, path, names)
     one_dtype(tensors, folder)
-    tensors["W_enc"] = tensors["W_enc"].mT
+    tensors["W_enc"] = turned(tensors["W_enc"])
     if rule == "gated":
         tensors["b_enc"] = tensors.pop("b_gate")
     if scalar:
         threshold = plain(found, path, scalar)["topk_threshold"].reshape(())
-        tensors["threshold"] = torch.full_like(tensors["b_enc"], float(threshold))
+        tensors["threshold"] = constant(tensors["b_enc"], float(threshold), path)
     check_shapes(tensors, path)
     _check_sizes(cfg, tensors, folder)
     tensors = _as_run(cfg, tensors, folder, transcoder)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..dictionary_config import DictionaryConfig
+from ..dictionary_config import ACTIVATIONS, DictionaryConfig
 from ..errors import UserError
 from ..layout import Layout
 
 NAMES = ("site", "site_out")
 COUNTS = ("latents", "k")
+CHOICES = {"across": ("together", "cross_layer", "shared"), "activation": ACTIVATIONS}
 
 
 def to_json(config: DictionaryConfig, layout: Layout) -> dict[str, Any]:
@@ -48,6 +49,8 @@ def _fits(name: str, value: Any, default: Any) -> bool:
         return isinstance(value, list) and all(isinstance(site, str) for site in value)
     if isinstance(default, tuple):
         return isinstance(value, list) and all(_count(item) for item in value)
+    if name in CHOICES:
+        return isinstance(value, str) and value in CHOICES[name]
     return _count(value) if name in COUNTS else type(value) is type(default)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..errors import UserError
-from .build import Given, single
+from .build import Given, single, turned
 from .files import PICKLES, absent, plain, read_file
 from .form import Format, Look
 from .places import layer_in, sparsity_in
@@ -49,7 +49,7 @@ def _tensors(
     found = read_file(path, "a dictionary's state dict")
     absent(found, path, names, optional)
     tensors = {names[name]: tensor for name, tensor in plain(found, path, names).items()}
-    return {**tensors, "W_dec": tensors["W_dec"].mT if tensors["W_dec"].ndim == 2 else tensors["W_dec"]}, found
+    return {**tensors, "W_dec": turned(tensors["W_dec"])}, found
 
 
 def _resid(path: Path) -> tuple[str, ...]:
