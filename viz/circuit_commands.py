@@ -131,7 +131,7 @@ def convert(
     Args:
         src: A graph's file, a dictionary's folder, or a folder of them.
         dst: Where to write.
-        to: The form; this version writes neuronpedia (graphs) and circuit_tracer (transcoders).
+        to: The form: neuronpedia for graphs, circuit_tracer for transcoders, the others for dictionaries of any form that is read.
     """
     from .convert import convert as write
 
