@@ -24,7 +24,7 @@ HALVINGS = 4  # the smallest prefix is 1 / 2^HALVINGS of the latents, each next 
 
 def method_config(method: str, *, latents: int, k: int, tokens: int, batch: int, seed: int) -> TrainConfig:
     """How a method is trained: all else are `TrainConfig`'s defaults. UserError for a name that is none."""
-    rule, _, nested = method.partition(" matryoshka")
+    rule = method.removesuffix(" matryoshka")
     if method not in METHODS:
         raise UserError(f"expected methods among {', '.join(METHODS)}; got {method!r}; leave them out to run all")
     fields: dict[str, Any] = dict(RULES[rule])

@@ -108,9 +108,9 @@ def recovery(dictionary: Dictionary, known: Known, rows: int = 32_768, seed: int
 
 
 def draws(known: Known, rows: int, seed: int) -> Iterator[Sample]:
-    """`rows` fresh tokens, some at a time; seeds of samples begin at 2^40, far from those of training."""
+    """`rows` fresh tokens, some at a time; their seeds begin at 2^31 (only 32 bits count), far from those of training."""
     for number, start in enumerate(range(0, rows, ROWS)):
-        yield known.sample(min(ROWS, rows - start), 2**40 + seed * 1_000_003 + number)
+        yield known.sample(min(ROWS, rows - start), 2**31 + seed * 1_000_003 + number)
 
 
 def unit(rows: Float[Tensor, "feature d"]) -> Float[Tensor, "feature d"]:

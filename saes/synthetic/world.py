@@ -7,9 +7,9 @@ The construction follows SynthSAEBench (Chanin and Garriga-Alonso 2026, arXiv 26
     frequencies   top-level features fire with p_r = min(largest, c r^-exponent) by rank r (Zipf); c makes `active` fire on a token
     groups        top-level features come in groups whose members fire together: a Gaussian copula with correlation `together`,
                   which leaves every p_r as it is
-    hierarchies   every second of the most frequent features is the root of one of `trees`; where a feature of a tree fires, at most one of its `branches`
-                  children does, one of them with probability `share`, the earlier ones more often; so a parent is active
-                  whenever its child is, and also alone
+    hierarchies   every second of the most frequent features is the root of one of `trees`; where a feature of a tree fires, at most one
+                  of its `branches` children does, one of them with probability `share`, the earlier ones more often; so a parent is
+                  active whenever its child is, and also alone
     magnitudes    about a mean that falls from 1.25 (frequent) to 1 (rare), normal with deviation `spread`, never below a tenth of
                   the mean; a child's is multiplied by its parent's over the parent's mean
     directions    random, then pushed apart by a few steps down the summed squared cosines
@@ -103,7 +103,7 @@ class World:
     def __init__(self, config: WorldConfig):
         self.config = config
         # A seed of its own: training draws its first weights from a small seed, and the same one would begin at the truth.
-        generator = torch.Generator().manual_seed(2**48 + config.seed)
+        generator = torch.Generator().manual_seed(3_000_000_019 + config.seed)
         self.features = spread_out(torch.randn(config.features, config.d, generator=generator))
         self.offset = config.offset * torch.nn.functional.normalize(torch.randn(config.d, generator=generator), dim=0)
         self.levels, self.parents = trees(config)
