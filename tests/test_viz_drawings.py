@@ -56,7 +56,7 @@ def test_a_graph_and_a_store_are_pages_in_a_frame(tmp_path):
     for thing, pane in ((fakes.graph(hostile=True), "circuit"), (fakes.store(tmp_path, hostile=True), "latents")):
         ((tag, attributes),) = Tags(thing._repr_html_()).found
         assert tag == "iframe"
-        assert attributes["sandbox"] == "allow-scripts allow-downloads"
+        assert attributes["sandbox"] == "allow-scripts allow-forms allow-downloads"
         assert f'data-pane="{pane}"' in attributes["srcdoc"]
         assert len(thing._repr_html_()) < 1_500_000
 
