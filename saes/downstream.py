@@ -24,6 +24,8 @@ from .text import Block, PaddedBlocks, pad_blocks
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+HARMLESS = 1e-6  # nats: an ablation that adds no more has no share to recover
+
 
 @torch.no_grad()
 def downstream(
@@ -69,12 +71,17 @@ def downstream(
     table = torch.tensor(sums, dtype=torch.float64)
     means = dict(zip(names, (table[:, :-1].sum(0) / table[:, -1].sum()).tolist(), strict=True))
     paired = torch.stack([table[:, 1] - table[:, 0], table[:, -1]], 1)
+    recovered = [names.index(name) for name in ("zero", "reconstructed", "clean")]
     added = {site: means.pop(f"at {site}") - means["clean"] for site in several}
     return {
         **{name if name.startswith("kl") else f"ce_{name}": value for name, value in means.items()},
         "ce_tokens": int(table[:, -1].sum()),
         "ce_added": means["reconstructed"] - means["clean"],
         "ce_added_interval": bootstrap(paired, lambda s: s[:, 0] / s[:, 1], seed),
+        "kl_interval": bootstrap(table[:, [names.index("kl"), -1]], lambda s: s[:, 0] / s[:, 1], seed),
+        "ce_recovered_interval": None
+        if abs(means["zero"] - means["clean"]) <= HARMLESS
+        else bootstrap(table[:, recovered], lambda s: (s[:, 0] - s[:, 1]) / (s[:, 0] - s[:, 2]), seed),
         "ce_recovered": _recovered(means["zero"], means["reconstructed"], means["clean"]),
         "ce_recovered_mean": _recovered(means["mean"], means["reconstructed"], means["clean"]),
         "ce_recovered_all": _recovered(means["zero_all"], means["reconstructed_all"], means["clean"]),
@@ -94,7 +101,7 @@ def zero(site: str, reconstruct: Callable[[], Tensor], y: Tensor) -> Tensor:
 
 def _recovered(ablated: float, reconstructed: float, clean: float) -> float | None:
     """Share of the ablation's damage that the reconstruction avoids; None where the ablation does none."""
-    return (ablated - reconstructed) / (ablated - clean) if abs(ablated - clean) > 1e-6 else None
+    return (ablated - reconstructed) / (ablated - clean) if abs(ablated - clean) > HARMLESS else None
 
 
 def sample_blocks(shards: Shards, rows: Bool[Tensor, "row"], tokens: int, seed: int) -> list[Block]:

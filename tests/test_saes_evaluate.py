@@ -74,6 +74,24 @@ def test_numbers_are_their_definitions(shards):
     assert metrics.fvu_interval[0] < metrics.fvu < metrics.fvu_interval[1]
 
 
+def test_intervals_draw_documents(shards):
+    own = dictionary(keep=KEEP)
+    own.b_enc -= float(own.encode(shards[RESID][:]).values.amin(1).median())  # not all k are active on every token
+    metrics = evaluate(own, shards, model(), ce_tokens=10**6)
+    kept = shards.positions >= 1
+    x = shards[RESID][kept]
+    active, cosine = own.encode(x).l0().double(), torch.cosine_similarity(x - x.mean(0), own(x) - x.mean(0))
+    ratio = own(x).norm(dim=1) / x.norm(dim=1)
+    for name, values in {"l0": active, "cosine": cosine, "norm_ratio": ratio}.items():
+        sums = [
+            [float(one.sum()), len(one)] for one in (values[shards.documents[kept] == i] for i in range(30)) if len(one)
+        ]
+        expected = bootstrap(torch.tensor(sums, dtype=F64), lambda s: s[:, 0] / s[:, 1], 0)
+        assert metrics[f"{name}_interval"] == pytest.approx(expected, rel=1e-6), name
+    for name in ("l0", "cosine", "norm_ratio", "kl", "ce_recovered"):
+        assert metrics[f"{name}_interval"][0] < metrics[name] < metrics[f"{name}_interval"][1], name
+
+
 def test_pieces_do_not_matter(shards, monkeypatch):
     own = dictionary(keep=KEEP)
     whole = evaluate(own, shards)

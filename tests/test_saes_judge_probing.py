@@ -183,6 +183,24 @@ def test_text_without_labels_and_shared_dictionaries_are_a_user_error(tmp_path):
         probed(Dictionary(shared, tensors), shards)
 
 
+@pytest.mark.parametrize("kind", ["crosscoder", "cross-layer", "shared"])
+def test_dictionaries_of_several_sites_are_probed_too(kind, tmp_path, monkeypatch):
+    from test_saes_judge_sites import INS, OUTS, RESIDS, made
+
+    module = importlib.import_module("unweave.saes.evaluate")
+    texts = lambda own, tokens: [" 7" if token % 2 else " ship" for token in tokens.tolist()]  # noqa: E731
+    monkeypatch.setattr(module, "token_strings", texts)
+    monkeypatch.setattr(module, "load_model", lambda name: model())
+    shards = cached(tmp_path / "a", (*RESIDS, *INS, *OUTS), count=60)
+    metrics = evaluate(made(kind), shards, probe=True)
+    if kind == "shared":
+        assert set(metrics.probes_by_site) == set(RESIDS)
+        assert all("number" in found for found in metrics.probes_by_site.values())
+    else:
+        assert 0 <= metrics.probe_mean["latents_5"] <= 1
+        assert "number" in metrics.probes
+
+
 def test_evaluate_adds_probes_with_the_models_tokenizer(tmp_path, monkeypatch):
     """The toy's words w5, w77 … all have a digit, so its text has no label set with both kinds until one is planted."""
     module = importlib.import_module("unweave.saes.evaluate")
@@ -209,6 +227,28 @@ def test_a_dictionary_in_another_order_is_the_same_and_its_control_is_not():
     found = seed_similarity([first, second])
     assert found["similarity"] == found["matched"] == pytest.approx(1, abs=1e-6)
     assert 0.2 < found["control"] < 0.75
+
+
+def test_the_command_compares_with_twins_and_probes(tmp_path, monkeypatch):
+    from unweave.viz.commands import evaluate as command
+
+    shards, own = planted(tmp_path / "a")
+    own.save(tmp_path / "one")
+    own.save(tmp_path / "two")
+    found = command(tmp_path / "one", shards.folder, twins=(tmp_path / "two",))
+    assert found["seed_similarity"]["similarity"] == pytest.approx(5 / 8)  # three rows of zeros match none
+    assert "seed_similarity" not in command(tmp_path / "one", shards.folder)
+    asked = []
+    monkeypatch.setattr("unweave.saes.evaluate", lambda *args, **options: asked.append(options) or Answer())
+    command(tmp_path / "one", shards.folder, probe=True)
+    assert asked[0]["probe"] is True
+
+
+class Answer(dict):
+    """What evaluate gives, as far as the command looks at it."""
+
+    def to_dict(self):
+        return dict(self)
 
 
 def test_strangers_are_as_similar_as_their_control():

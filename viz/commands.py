@@ -70,6 +70,7 @@ def evaluate(
     model: str | None = None,
     ce_tokens: int = 4096,
     probe: bool = False,
+    twins: tuple[Path, ...] = (),
     seed: int = 0,
     device: str | None = None,
 ) -> Result:
@@ -81,6 +82,7 @@ def evaluate(
         model: Model to splice the dictionary into, for cross-entropy and KL.
         ce_tokens: Tokens to measure cross-entropy on.
         probe: Also train sparse probes: how well a few latents tell language, code, quotation, number and parts of speech.
+        twins: Folders of dictionaries trained alike from other seeds: how similar their decoders are, beside chance.
         seed: Seed of the choice of blocks and of the bootstrap.
         device: Device of the model.
     """
@@ -89,7 +91,12 @@ def evaluate(
     shards = saes.Shards.open(activations)
     loaded = load(model, "float32", device) if model else None
     opened = saes.Dictionary.load(dictionary)
-    return saes.evaluate(opened, shards, loaded, ce_tokens=ce_tokens, seed=seed, probe=probe).to_dict()
+    found = saes.evaluate(opened, shards, loaded, ce_tokens=ce_tokens, seed=seed, probe=probe).to_dict()
+    if twins:
+        from ..saes.judge.seeds import seed_similarity
+
+        found["seed_similarity"] = seed_similarity([opened, *map(saes.Dictionary.load, twins)], seed)
+    return found
 
 
 def collect(

@@ -8,7 +8,7 @@
 Of several written sites each counts the same: fvu, cosine and norm_ratio are means over the sites of the site's own numbers, which
 stand in `fvu_by_site` and so on, so that a site with large activations does not drown the others (training weighs them alike too).
 Of a shared dictionary every token of every site counts as a token. Sums are in float64, over the rows that the training rule keeps;
-`fvu_all` is over all rows. `fvu_interval` draws documents.
+`fvu_all` is over all rows. Intervals (`fvu_interval`, `l0_interval` …) draw documents.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..dictionary import Dictionary
@@ -27,11 +27,11 @@ from .chunks import Made, chunks, reconstructed
 
 
 class SiteSums:
-    """Sums of one written site: squared errors and squares about the mean by row, cosines, norm ratios, errors of all rows."""
+    """One written site: by row squared error, square about the mean, cosine and norm ratio; and sums of them and over all rows."""
 
     def __init__(self, mean: Float[Tensor, "d"]):
         self.mean = mean
-        self.squares: list[Float[Tensor, "row 2"]] = []
+        self.by_row: list[Float[Tensor, "row 4"]] = []
         self.cosine = self.ratio = self.error_all = 0.0
         self.totals = [torch.zeros(len(mean), dtype=torch.float64) for _ in range(2)]
 
@@ -40,9 +40,11 @@ class SiteSums:
         self.error_all += float((y - y_hat).square().sum())
         self.totals = [total + new for total, new in zip(self.totals, (y.sum(0), y.square().sum(0)), strict=True)]
         y, y_hat = y[kept], y_hat[kept]
-        self.cosine += float(torch.cosine_similarity(y - self.mean, y_hat - self.mean).sum())
-        self.ratio += float((y_hat.norm(dim=1) / y.norm(dim=1)).sum())
-        self.squares.append(torch.stack([(y - y_hat).square().sum(1), (y - self.mean).square().sum(1)], 1))
+        cosine, ratio = torch.cosine_similarity(y - self.mean, y_hat - self.mean), y_hat.norm(dim=1) / y.norm(dim=1)
+        self.cosine += float(cosine.sum())
+        self.ratio += float(ratio.sum())
+        squares = (y - y_hat).square().sum(1), (y - self.mean).square().sum(1)
+        self.by_row.append(torch.stack([*squares, cosine, ratio], 1))
 
     def fvu_all(self, rows: int) -> float:
         """The fraction unexplained of all rows, about their own mean."""
@@ -54,6 +56,7 @@ class LatentSums:
 
     def __init__(self, latents: int):
         self.fired, self.l0 = torch.zeros(latents, dtype=torch.int64), dict[str, int]()
+        self.by_row: list[Float[Tensor, "row"]] = []  # active latents, mean over the sites where codes are made
 
     def add(self, made: Made, kept: Bool[Tensor, "row"]) -> None:
         """The codes of some rows, of which the rule keeps some."""
@@ -61,6 +64,8 @@ class LatentSums:
             values, indices = codes.values[kept], codes.indices[kept]
             self.fired += torch.bincount(indices[values > 0], minlength=len(self.fired))
             self.l0[site] = self.l0.get(site, 0) + int((values > 0).sum())
+        active = [(codes.values[kept] > 0).sum(1) for codes in made.codes.values()]
+        self.by_row.append(torch.stack(active).double().mean(0))
 
 
 @torch.no_grad()
@@ -85,12 +90,14 @@ def reconstruction(
         "dropped_share": 1 - count / int(rows.sum()),
         **explained(sites, torch.cat(documents), count, int(rows.sum()), seed),
         **firing(latents, count, dictionary),
+        "l0_interval": mean_interval(torch.cat(latents.by_row), torch.cat(documents), seed),
     }
 
 
 def explained(sites: Mapping[str, SiteSums], documents: Tensor, count: int, rows: int, seed: int) -> dict[str, Any]:
     """What is left unexplained: over all sites, and by site where there are several."""
-    table = sum_by(documents, torch.cat([torch.cat(sums.squares) for sums in sites.values()], 1))
+    by_row = [torch.cat(sums.by_row) for sums in sites.values()]
+    table = sum_by(documents, torch.cat([one[:, :2] for one in by_row], 1))
     error, spread = table.sum(0)[0::2], table.sum(0)[1::2]
     fvu = (error / spread).tolist()
     numbers = {
@@ -101,13 +108,26 @@ def explained(sites: Mapping[str, SiteSums], documents: Tensor, count: int, rows
     }
     found: dict[str, Any] = {name: sum(values) / len(values) for name, values in numbers.items()}
     found["fvu_interval"] = bootstrap(table, lambda s: (s[:, 0::2] / s[:, 1::2]).mean(1), seed)
+    for column, name in ((2, "cosine"), (3, "norm_ratio")):
+        found[f"{name}_interval"] = mean_interval(
+            torch.stack([one[:, column] for one in by_row]).mean(0), documents, seed
+        )
     if len(sites) > 1:
         found |= {f"{name}_by_site": dict(zip(sites, values, strict=True)) for name, values in numbers.items()}
         found["fvu_interval_by_site"] = {
-            site: bootstrap(table[:, 2 * number : 2 * number + 2], lambda s: s[:, 0] / s[:, 1], seed)
-            for number, site in enumerate(sites)
+            site: bootstrap(table[:, 2 * number : 2 * number + 2], ratio, seed) for number, site in enumerate(sites)
         }
     return found
+
+
+def mean_interval(values: Float[Tensor, "row"], documents: Int[Tensor, "row"], seed: int) -> list[float]:
+    """95 % interval of a mean over rows, documents drawn with replacement."""
+    return bootstrap(sum_by(documents, torch.stack([values, torch.ones_like(values)], 1)), ratio, seed)
+
+
+def ratio(sums: Float[Tensor, "draw 2"]) -> Float[Tensor, "draw"]:
+    """The first sum over the second."""
+    return sums[:, 0] / sums[:, 1]
 
 
 def firing(latents: LatentSums, count: int, dictionary: Dictionary) -> dict[str, Any]:
