@@ -43,7 +43,7 @@ class TrainConfig:
     batch: int = 4096
     """Tokens in one optimiser step."""
     lr: float | None = None
-    """Peak learning rate of Adam; left out: 4e-3 * sqrt(4096 / latents)."""
+    """Peak learning rate of Adam; left out: 4e-3 * sqrt(4096 / latents), a third of it for gated and matryoshka."""
     matmul: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type that the encoder multiplies in, with float32 sums; auto: bfloat16 on a GPU, else float32 (a CPU only rounds)."""
     seed: int = 0
@@ -145,7 +145,11 @@ class TrainConfig:
     @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up."""
-        return self.lr if self.lr is not None else 4e-3 * (4096 / self.dictionary.latents) ** 0.5
+        if self.lr is not None:
+            return self.lr
+        shape = self.dictionary
+        is_touchy = shape.activation == "gated" or len(shape.prefixes) > 1
+        return 4e-3 * (4096 / shape.latents) ** 0.5 / (3 if is_touchy else 1)
 
     @property
     def dead_tokens(self) -> int:

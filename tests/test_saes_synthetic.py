@@ -132,7 +132,9 @@ def test_every_method_finds_most_of_a_small_world(method, world):
     own = train(config, rows.split(256), device="cpu", progress=False)
     found = recovery(own, world, rows=4096)
     assert found["mcc"] > 0.5  # first weights: .43
-    assert found["l0"] == pytest.approx(4, abs=1 if "topk" in method else 3)  # penalties have a hundred steps to get there
+    assert found["l0"] == pytest.approx(
+        4, abs=1 if "topk" in method else 3
+    )  # penalties have a hundred steps to get there
     assert found["fvu"] < 0.6
 
 
