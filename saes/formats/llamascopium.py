@@ -19,13 +19,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .build import Given, configured, factor, finished, in_decoder_norms, scaled, shifted, single, turned, uniform
+from .build import (
+    Given,
+    check_shapes,
+    configured,
+    factor,
+    finished,
+    in_decoder_norms,
+    scaled,
+    shifted,
+    single,
+    turned,
+    uniform,
+)
 from .files import absent, plain, read_file, read_object, whole
 from .form import Format, Look
 
@@ -35,6 +47,20 @@ if TYPE_CHECKING:
 NORM = "dataset_average_activation_norm."
 THRESHOLDS = ("activation_function.log_jumprelu_threshold", "log_jumprelu_threshold")
 RULES = ("relu", "topk", "jumprelu")
+
+
+class Opened(NamedTuple):
+    """A folder's config and tensors, the rule, and the sites with what their activations are multiplied by."""
+
+    path: Path
+    cfg: dict[str, Any]
+    tensors: dict[str, Tensor]
+    rule: str
+    threshold: Tensor | None
+    norms: tuple[list[float], list[float]]
+    given: Given
+    ins: tuple[str, ...]
+    outs: tuple[str, ...]
 
 
 def holds(seen: Look) -> bool:
@@ -63,9 +89,8 @@ def load(folder: Path, given: Given) -> Dictionary:
     tensors = uniform(plain(found, path, names))
     norms = _factors(cfg, found, ins, outs, path)
     log = tensors[thresholds[0]].exp() if thresholds else None
-    if kind == "sae":
-        return _sae(path, cfg, tensors, rule, log, norms, given, ins, outs)
-    return (_crosscoder if kind == "crosscoder" else _clt)(path, cfg, tensors, rule, log, norms, given, ins, outs)
+    opened = Opened(path, cfg, tensors, rule, log, norms, given, ins, outs)
+    return {"sae": _sae, "crosscoder": _crosscoder, "clt": _clt}[kind](opened)
 
 
 def _rule(cfg: dict[str, Any], kind: Any, folder: Path) -> str:
@@ -140,19 +165,8 @@ def _seen(cfg: dict[str, Any], tensors: dict[str, Tensor], rule: str, path: Path
     return uniform({**tensors, "threshold": limit.clamp_max(torch.finfo(torch.float32).max / 2).to(dtype)})
 
 
-def _sae(
-    path: Path,
-    cfg: dict[str, Any],
-    tensors: dict[str, Tensor],
-    rule: str,
-    threshold: Tensor | None,
-    norms: tuple[list[float], list[float]],
-    given: Given,
-    ins: tuple[str, ...],
-    outs: tuple[str, ...],
-) -> Dictionary:
-    from .build import check_shapes
-
+def _sae(opened: Opened) -> Dictionary:
+    path, cfg, tensors, rule, threshold, norms, given, ins, outs = opened
     ours = {"W_enc": turned(tensors["W_E"]), "b_enc": tensors["b_E"], "W_dec": tensors["W_D"]}
     ours["b_dec"] = tensors["b_D"] if "b_D" in tensors else tensors["W_D"].new_zeros(tensors["W_D"].shape[-1])
     ours |= {} if threshold is None else {"threshold": threshold}
@@ -178,17 +192,8 @@ def _k(cfg: dict[str, Any], latents: int) -> int:
     return min(k, latents) if type(k) is int and k > 0 else 0
 
 
-def _crosscoder(
-    path: Path,
-    cfg: dict[str, Any],
-    tensors: dict[str, Tensor],
-    rule: str,
-    threshold: Tensor | None,
-    norms: tuple[list[float], list[float]],
-    given: Given,
-    ins: tuple[str, ...],
-    outs: tuple[str, ...],
-) -> Dictionary:
+def _crosscoder(opened: Opened) -> Dictionary:
+    path, cfg, tensors, rule, _, norms, given, ins, _ = opened
     if tensors["W_E"].ndim != 3 or tensors["W_E"].shape[0] != len(ins):
         raise UserError(
             f"expected W_E of [{len(ins)} d latent] in {path}; got {list(tensors['W_E'].shape)}; it is damaged"
@@ -209,17 +214,8 @@ def _crosscoder(
     return finished(config, ours, path, {"llamascopium": cfg})
 
 
-def _clt(
-    path: Path,
-    cfg: dict[str, Any],
-    tensors: dict[str, Tensor],
-    rule: str,
-    threshold: Tensor | None,
-    norms: tuple[list[float], list[float]],
-    given: Given,
-    ins: tuple[str, ...],
-    outs: tuple[str, ...],
-) -> Dictionary:
+def _clt(opened: Opened) -> Dictionary:
+    path, cfg, tensors, rule, threshold, norms, given, ins, outs = opened
     layers = len(ins)
     if tensors["W_E"].ndim != 3 or tensors["W_E"].shape[0] != layers:
         raise UserError(
