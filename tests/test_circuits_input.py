@@ -132,8 +132,8 @@ def test_half_precision_is_refused():
 def with_sites(dictionary, site, site_out):
     import dataclasses
 
-    dictionary.config = dataclasses.replace(dictionary.config, site=(site,), site_out=(site_out,))
-    return dictionary
+    config = dataclasses.replace(dictionary.config, site=(site,), site_out=(site_out,))
+    return type(dictionary)(config, dict(dictionary.named_parameters()), dictionary.metadata)
 
 
 @pytest.mark.parametrize(
