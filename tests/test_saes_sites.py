@@ -26,7 +26,10 @@ def made(kind, rule="topk", seed=0):
     config = DictionaryConfig(latents=LATENTS, k=K, activation=rule, **KINDS[kind])
     layout = Layout(config, dict.fromkeys(config.site, WIDTH), dict.fromkeys(config.sites_out, WIDTH))
     generator = torch.Generator().manual_seed(seed)
-    tensors = {name: 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes_of(layout).items()}
+    tensors = {
+        name: 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes_of(layout).items()
+    }
     if "threshold" in tensors:
         tensors["threshold"] = tensors["threshold"].abs()
     for block in layout.blocks:
@@ -47,14 +50,21 @@ def test_parts_encode_and_write_as_the_dictionary_does(kind, rule):
     assert_close(torch.cat(own, 1), codes)
     expected = dictionary.layout.split(dictionary.decode_flat(dictionary.encode(x)), dictionary.layout.writes)
     for site, y in expected.items():
-        written = sum(values @ part.W_dec[site] + part.b_dec.get(site, 0) for values, part in zip(own, found, strict=True) if site in part.W_dec)
+        written = sum(
+            values @ part.W_dec[site] + part.b_dec.get(site, 0)
+            for values, part in zip(own, found, strict=True)
+            if site in part.W_dec
+        )
         assert_close(written, y)
 
 
 def test_a_shared_dictionary_is_a_part_a_site_and_a_crosscoder_none():
     config = DictionaryConfig(latents=LATENTS, k=K, site=("blocks.0.hook_resid_post", RESID), across="shared")
     layout = Layout(config, dict.fromkeys(config.site, WIDTH), dict.fromkeys(config.site, WIDTH))
-    tensors = {name: torch.randn(shape, generator=torch.Generator().manual_seed(0)) for name, shape in shapes_of(layout).items()}
+    tensors = {
+        name: torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        for name, shape in shapes_of(layout).items()
+    }
     shared = Dictionary(config, tensors)
     assert [part.read for part in parts(shared)] == list(config.site)
     with pytest.raises(UserError, match="crosscoder read"):
