@@ -55,8 +55,15 @@ def stream(steps, seed=0):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("rule", "changes"), [*((rule, {}) for rule in ACTIVATIONS), ("topk", dict(matryoshka=(4, 9))), ("jumprelu", dict(matryoshka=(5,))),
-    ("batch_topk", dict(matryoshka=(4,)))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        *((rule, {}) for rule in ACTIVATIONS),
+        ("topk", dict(matryoshka=(4, 9))),
+        ("jumprelu", dict(matryoshka=(5,))),
+        ("batch_topk", dict(matryoshka=(4,))),
+    ],
+)
 def test_training_goes_on_where_it_was_stopped_bit_for_bit(layout, rule, changes, shards, tmp_path):
     own = config(rule, layout, steps=7, checkpoint_every=3, log_every=1, **changes)
     straight = run(own, shards, tmp_path / "straight")
@@ -163,13 +170,37 @@ def test_no_option_is_idle(shards, tmp_path):
     """Each field, changed: the weights differ, or the run's files do, or it is refused."""
     base = dict(rule="jumprelu", layout="sae", steps=12, dead_after=1, drop_norm=3.0)
     changed = {
-        "site": dict(site="b"), "site_out": dict(site_out="b"), "across": dict(site=("a", "b"), across="shared"), "activation": dict(activation="gated"), "latents": dict(latents=40),
-        "k": dict(k=5), "matryoshka": dict(matryoshka=(4,)), "skip": dict(site_out="b", skip=True), "tokens": dict(tokens=20 * BATCH), "batch": dict(batch=BATCH // 2),
-        "lr": dict(lr=1e-4), "matmul": dict(matmul="bfloat16"), "seed": dict(seed=1), "warmup": dict(warmup=0.5), "decay": dict(decay=0.9), "penalty": dict(penalty="tanh"),
-        "sparsity": dict(sparsity=0.5), "bandwidth": dict(bandwidth=0.3), "auxk": dict(auxk=0.5), "dead_after": dict(dead_after=10**6), "center": dict(center="median"),
-        "accumulate": dict(accumulate=4), "clip": dict(clip=0.05), "optimizer": dict(optimizer="factored"), "ema": dict(ema=0.5), "drop_positions": dict(drop_positions=3),
-        "drop_norm": dict(drop_norm=1.05), "held_out": dict(held_out=0.4), "log_every": dict(log_every=1), "checkpoint_every": dict(checkpoint_every=1),
-    }  # fmt: skip
+        "site": dict(site="b"),
+        "site_out": dict(site_out="b"),
+        "across": dict(site=("a", "b"), across="shared"),
+        "activation": dict(activation="gated"),
+        "latents": dict(latents=40),
+        "k": dict(k=5),
+        "matryoshka": dict(matryoshka=(4,)),
+        "skip": dict(site_out="b", skip=True),
+        "tokens": dict(tokens=20 * BATCH),
+        "batch": dict(batch=BATCH // 2),
+        "lr": dict(lr=1e-4),
+        "matmul": dict(matmul="bfloat16"),
+        "seed": dict(seed=1),
+        "warmup": dict(warmup=0.5),
+        "decay": dict(decay=0.9),
+        "penalty": dict(penalty="tanh"),
+        "sparsity": dict(sparsity=0.5),
+        "bandwidth": dict(bandwidth=0.3),
+        "auxk": dict(auxk=0.5),
+        "dead_after": dict(dead_after=10**6),
+        "center": dict(center="median"),
+        "accumulate": dict(accumulate=4),
+        "clip": dict(clip=0.05),
+        "optimizer": dict(optimizer="factored"),
+        "ema": dict(ema=0.5),
+        "drop_positions": dict(drop_positions=3),
+        "drop_norm": dict(drop_norm=1.05),
+        "held_out": dict(held_out=0.4),
+        "log_every": dict(log_every=1),
+        "checkpoint_every": dict(checkpoint_every=1),
+    }
     fields = {field.name for kind in (TrainConfig, DictionaryConfig) for field in dataclasses.fields(kind)} - {
         "dictionary"
     }

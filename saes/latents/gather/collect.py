@@ -68,7 +68,8 @@ def collect(
     check_shards(dictionary, shards)
     if dictionary.layout.is_shared:
         raise UserError(
-            f"expected one of the sites that share this dictionary ({', '.join(dictionary.config.site)}); give dictionary.at(site), or --site"
+            f"expected one of the sites that share this dictionary ({', '.join(dictionary.config.site)}); "
+            "give dictionary.at(site), or --site"
         )
     model = model or load_model(shards.manifest["model"]["name"])
     check_model(dictionary, model)
