@@ -123,9 +123,8 @@ def open_all(configs: Sequence[TrainConfig], data: Shards | Iterable[Any]) -> li
     """The rows of each config; a stream is split so that each item is made once."""
     if isinstance(data, Shards):
         return [open_rows(config, data) for config in configs]
-    return [
-        open_rows(config, source) for config, source in zip(configs, itertools.tee(data, len(configs)), strict=True)
-    ]
+    about, sources = getattr(data, "about", {}), itertools.tee(data, len(configs))
+    return [open_rows(config, source, about) for config, source in zip(configs, sources, strict=True)]
 
 
 def in_turn(sessions: list[Session], progress: bool) -> list[Dictionary]:

@@ -42,3 +42,4 @@ def test_one_forward_pass_feeds_a_sweep(monkeypatch):
     for config, found in zip(configs, many, strict=True):
         alone = train(config, made(), device="cpu", progress=False)
         assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), found.parameters(), strict=True))
+        assert found.metadata == alone.metadata and "model" in found.metadata
