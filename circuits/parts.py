@@ -180,7 +180,7 @@ def _parts_of(dictionary: Any) -> list[Part]:
         writes = list(layout.writes)[number if several else 0 :]
         W_dec, b_dec = layout.split(dictionary.W_dec.detach(), layout.writes), dictionary.b_dec.detach()
         biases = {site: b_dec[column] for site, column in zip(layout.writes, columns(layout.writes), strict=True)}
-        W_enc, b_enc, rule = _encoder(dictionary, block.latents)
+        W_enc, b_enc, rule = _encoder(dictionary, block)
         found.append(
             Part(
                 reads[number],
@@ -200,20 +200,19 @@ def _parts_of(dictionary: Any) -> list[Part]:
     return found
 
 
-def _encoder(dictionary: Any, latents: slice) -> tuple[Float[Tensor, "latent d_in"], Float[Tensor, "latent"], Rule]:
-    """Weights, biases (an SAE's b_dec inside) and rule of some latents, so that an active value is its pre-activation.
+def _encoder(dictionary: Any, block: Any) -> tuple[Float[Tensor, "latent d_in"], Float[Tensor, "latent"], Rule]:
+    """Weights, biases and rule of a block's latents, so that an active value is its pre-activation.
 
     A gated latent is a JumpReLU one: exp(r_mag) W_enc x + b_mag where that exceeds b_mag - exp(r_mag) b_enc, and 0
     (Rajamanoharan et al. 2024, arXiv 2404.16014, appendix E).
     """
     config = dictionary.config
-    W_enc, b_enc = dictionary.W_enc.detach()[latents], dictionary.b_enc.detach()[latents]
-    shift = W_enc @ dictionary.b_dec.detach() if dictionary.is_sae else torch.zeros_like(b_enc)
+    W_enc, b_enc, extra = dictionary.encoder(block)
+    W_enc, b_enc, extra = W_enc.detach(), b_enc.detach(), {name: tensor.detach() for name, tensor in extra.items()}
     if config.activation == "gated":
-        gain, b_mag = dictionary.r_mag.detach()[latents].exp(), dictionary.b_mag.detach()[latents]
-        threshold = (b_mag - gain * b_enc).clamp_min(0)
-        # What is subtracted from the input shifts the value, and the threshold on it, alike.
-        return gain[:, None] * W_enc, b_mag - gain * shift, Rule("jumprelu", threshold=threshold)
-    if dictionary.threshold is not None:
-        return W_enc, b_enc - shift, Rule("jumprelu", threshold=dictionary.threshold.detach()[latents])
-    return W_enc, b_enc - shift, Rule("topk", k=config.k) if config.activation == "topk" else Rule("relu")
+        gain = extra["r_mag"].exp()
+        threshold = (extra["b_mag"] - gain * b_enc).clamp_min(0)
+        return gain[:, None] * W_enc, extra["b_mag"], Rule("jumprelu", threshold=threshold)
+    if "threshold" in extra:
+        return W_enc, b_enc, Rule("jumprelu", threshold=extra["threshold"])
+    return W_enc, b_enc, Rule("topk", k=config.k) if config.activation == "topk" else Rule("relu")

@@ -99,12 +99,11 @@ def sae_train(
     if sweep:
         return _sweep(Shards.open(shards), out, config, sweep, resume, device)
     dictionary = train(config, Shards.open(shards), out, resume=resume, device=device, loggers=loggers)
-    lines = (out / "metrics.jsonl").read_text().splitlines()
     return {
         "out": str(out),
         "dictionary": repr(dictionary),
         "fingerprint": dictionary.fingerprint,
-        **json.loads(lines[-1]),
+        **last_line(out),
     }
 
 
@@ -118,10 +117,14 @@ def _sweep(
     many = train_many(configs, shards, out, resume=resume, device=device)
     runs = []
     for name, dictionary in zip(names_of(configs), many, strict=True):
-        last = json.loads((out / name / "metrics.jsonl").read_text().splitlines()[-1])
-        runs.append({"run": name, "fingerprint": dictionary.fingerprint, **last})
+        runs.append({"run": name, "fingerprint": dictionary.fingerprint, **last_line(out / name)})
     write_json(out / "sweep.json", {"runs": runs})
     return {"out": str(out), "runs": runs, "table": table(runs, ("run", "fvu", "l0", "dead_share", "loss"))}
+
+
+def last_line(run: Path) -> Result:
+    """The last line of a run's metrics.jsonl."""
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
 
 
 def table(rows: list[Result], columns: tuple[str, ...]) -> list[str]:

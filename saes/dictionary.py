@@ -157,10 +157,16 @@ class Dictionary(nn.Module):
         if self.layout.is_shared:
             return self._only(x).encode(x)
         flat = self._input(x)
-        codes = [self._encode(block, flat[:, block.reads]) for block in self.layout.blocks]
+        codes = [self.encode_block(block, flat[:, block.reads]) for block in self.layout.blocks]
         return codes[0] if len(codes) == 1 else joined(codes)
 
-    def _encode(self, block: Block, x: Float[Tensor, "token d"]) -> Codes:
+    def encode_block(self, block: Block, x: Float[Tensor, "token d"]) -> Codes:
+        """The codes of one block's latents, numbered within the whole, from what the block reads."""
+        values, indices = rules.encode(self.config, x, *self.encoder(block))
+        return Codes(values, indices + block.latents.start if block.latents.start else indices)
+
+    def encoder(self, block: Block) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """W_enc, b_enc and the rule's own tensors of one block, acting on x itself: an SAE's b_dec is folded into the biases."""
         W_enc, b_enc = self.W_enc[block.latents], self.b_enc[block.latents]
         extra = {name: getattr(self, name)[block.latents] for name in rules.EXTRA[self.config.activation]}
         if self.is_sae:
@@ -168,8 +174,7 @@ class Dictionary(nn.Module):
             b_enc = b_enc - shift
             if "b_mag" in extra:
                 extra["b_mag"] = extra["b_mag"] - extra["r_mag"].exp() * shift
-        values, indices = rules.encode(self.config, x, W_enc, b_enc, extra)
-        return Codes(values, indices + block.latents.start if block.latents.start else indices)
+        return W_enc, b_enc, extra
 
     def decode(self, codes: Codes, x: Activations | None = None) -> Any:
         """Reconstruction from codes; a skip path needs the input `x` too (ValueError without it).

@@ -131,9 +131,16 @@ def block_losses(log_p: Float[Tensor, "batch seq vocab"], blocks: PaddedBlocks) 
     return (nll * blocks.real[:, 1:].to(log_p.device)).sum(1).tolist()
 
 
+def divergence(
+    clean: Float[Tensor, "batch seq vocab"], changed: Float[Tensor, "batch seq vocab"]
+) -> Float[Tensor, "batch before"]:
+    """KL(clean || changed) at every position but the last, which predicts nothing."""
+    return (clean.exp() * (clean - changed)).sum(-1)[:, :-1]
+
+
 def block_kl(clean: Tensor, changed: Tensor, blocks: PaddedBlocks) -> list[float]:
     """Summed KL(clean || changed) over the positions that `block_losses` counts."""
-    kl = (clean.exp() * (clean - changed)).sum(-1)[:, :-1]
+    kl = divergence(clean, changed)
     return (kl * blocks.real[:, 1:].to(kl.device)).sum(1).tolist()
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .adam import Adam
 from .dictionary import Dictionary
-from .downstream import log_probs
+from .downstream import divergence, log_probs
 from .errors import UserError
 from .splice import check_model, replacing
 from .text import Block, PaddedBlocks, pad_blocks, token_blocks
@@ -108,9 +108,7 @@ def losses(
     fvu = torch.stack(found).mean()
     if not kl:
         return fvu, fvu.new_zeros(())
-    predicted = padded.real[:, 1:].to(clean.device)  # the last position of a block predicts nothing
-    divergence = (clean.exp() * (clean - spliced)).sum(-1)[:, :-1]
-    return fvu, divergence[predicted].mean()
+    return fvu, divergence(clean, spliced)[padded.real[:, 1:].to(clean.device)].mean()
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ class Layout:
 
 def columns(widths: Mapping[str, int]) -> list[slice]:
     """Where each site stands in a flat matrix."""
-    ends = torch.tensor([0, *widths.values()]).cumsum(0).tolist()
+    ends = itertools.accumulate(widths.values(), initial=0)
     return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
@@ -110,17 +110,23 @@ def single(config: DictionaryConfig, number: int) -> DictionaryConfig:
     return dataclasses.replace(config, site=(config.site[number],), site_out=site_out, across="together")
 
 
+def layout_for(config: DictionaryConfig, widths: Mapping[str, int]) -> Layout:
+    """The layout of a dictionary on sites of these widths."""
+    reads, writes = config.site or ("",), config.sites_out or ("",)
+    return Layout(config, {site: int(widths[site]) for site in reads}, {site: int(widths[site]) for site in writes})
+
+
 def layout_of(
     config: DictionaryConfig, tensors: Mapping[str, Tensor], widths: Mapping[str, int] | None = None
 ) -> Layout:
     """The layout whose widths are given, or follow from the tensors."""
-    reads, writes = config.site or ("",), config.sites_out or ("",)
     try:
         d_in, d_out = tensors["W_enc"].shape[-1], tensors["W_dec"].shape[-1]
     except (KeyError, IndexError) as error:
         raise UserError("expected W_enc and W_dec [latent d] of a dictionary; got none; the file is damaged") from error
     if widths is not None:
-        return Layout(config, {site: int(widths[site]) for site in reads}, {site: int(widths[site]) for site in writes})
+        return layout_for(config, widths)
+    reads, writes = config.site or ("",), config.sites_out or ("",)
     shares_in = 1 if config.across != "together" else len(reads)
     shares_out = 1 if config.across == "shared" else len(writes)
     return Layout(config, dict.fromkeys(reads, d_in // shares_in), dict.fromkeys(writes, d_out // shares_out))

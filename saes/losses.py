@@ -27,6 +27,11 @@ def variation(y: Float[Tensor, "token d"]) -> Float[Tensor, ""]:
     return (y - y.mean(0)).square().sum().clamp_min(1e-12)
 
 
+def aux_width(k: int, W_dec: Float[Tensor, "latent d_out"]) -> int:
+    """k_aux: half the width of what is written, at least k, at most all latents."""
+    return min(max(k, W_dec.shape[1] // 2), len(W_dec))
+
+
 def auxk(
     x: Float[Tensor, "token d_in"],
     error: Float[Tensor, "token d_out"],

@@ -44,10 +44,10 @@ class Schedule(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """Of the tokens of a part of a batch: what is minimised, squared error, active latents, which fired, the smallest value."""
+    """Of a part of a batch: what is minimised, its share of the fraction unexplained, active latents, which fired, the smallest value."""
 
     loss: Float[Tensor, ""]
-    error: Float[Tensor, ""]
+    fvu: Float[Tensor, ""]
     active: Float[Tensor, ""]
     fired: Bool[Tensor, "latent"]
     smallest: Float[Tensor, "block"]
@@ -87,7 +87,12 @@ def objective(
         loss = loss + gate_error(active, w["W_dec"], y, base, blocks) / variance
     if config.auxk:
         loss = loss + config.auxk * len(x) / tokens * revival(config, w, x, errors[-1], active, blocks, now.is_dead)
-    return Terms(loss, errors[-1].detach().square().sum(), *counted(active, blocks))
+    return Terms(loss, errors[-1].detach().square().sum() / variance, *counted(active, blocks))
+
+
+def typical_value(d: int, k: int) -> float:
+    """u of the module header: about the value of an active latent of k, of a row of d entries of unit variance."""
+    return (d / k) ** 0.5
 
 
 def of_block(w: Weights, block: Block) -> dict[str, Tensor]:
@@ -106,7 +111,7 @@ def activate(
     if shape.activation == "batch_topk":
         return Active(*encode_batch_topk(x_cast, W_enc, w["b_enc"], shape.k), none)
     pre = (x_cast @ W_enc.T).to(x.dtype) + w["b_enc"]
-    unit = (x.shape[1] / shape.k) ** 0.5
+    unit = typical_value(x.shape[1], shape.k)
     if shape.activation == "gated":
         opened = pre.relu()
         own = {name: w[name] for name in ("r_mag", "b_mag")}
@@ -186,12 +191,12 @@ def revival(
         dead, own = is_dead[block.latents], of_block(w, block)
         if config.dictionary.activation == "jumprelu":
             assert one.pre is not None
-            unit = (x[:, block.reads].shape[1] / config.dictionary.k) ** 0.5
+            unit = typical_value(own["W_enc"].shape[1], config.dictionary.k)
             below = (own["log_threshold"].exp() - one.pre).relu() * dead
             total = total + below.sum() / (len(x) * dead.sum().clamp_min(1) * unit)
         else:
             W_dec = w["W_dec"][block.latents, block.writes].contiguous()
-            k_aux = min(max(config.dictionary.k, W_dec.shape[1] // 2), len(W_dec))
+            k_aux = losses.aux_width(config.dictionary.k, W_dec)
             total = total + losses.auxk(
                 x[:, block.reads], error[:, block.writes], dead, own["W_enc"], own["b_enc"], W_dec, k_aux
             )
@@ -203,14 +208,17 @@ def counted(
     active: list[Active], blocks: list[Block]
 ) -> tuple[Float[Tensor, ""], Bool[Tensor, "latent"], Float[Tensor, "block"]]:
     """How many are active, which latents fired, and the smallest active value of each block."""
-    fired, smallest, count = [], [], active[0].values.new_zeros(())
+    heard, smallest, count = [], [], active[0].values.new_zeros(())
     for one, block in zip(active, blocks, strict=True):
         is_active = one.values > 0
         count = count + is_active.sum()
         smallest.append(torch.where(is_active, one.values, torch.inf).min())
-        if one.indices is None:
-            fired.append(is_active.any(0))
-        else:
-            hits = one.indices.new_zeros(block.latents.stop - block.latents.start)
-            fired.append(hits.scatter_add_(0, one.indices.flatten(), is_active.long().flatten()) > 0)
-    return count, torch.cat(fired), torch.stack(smallest)
+        latents = block.latents.stop - block.latents.start
+        heard.append(is_active.any(0) if one.indices is None else fired(one.values, one.indices, latents))
+    return count, torch.cat(heard), torch.stack(smallest)
+
+
+def fired(values: Float[Tensor, "token k"], indices: Int[Tensor, "token k"], latents: int) -> Bool[Tensor, "latent"]:
+    """Which latents are active on any token."""
+    hits = torch.zeros(latents, dtype=torch.int64, device=values.device)
+    return hits.scatter_add_(0, indices.reshape(-1), (values > 0).long().reshape(-1)) > 0

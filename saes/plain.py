@@ -12,13 +12,24 @@ or a gradient is not finite, nothing is changed and the step counts as skipped.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from .losses import variation
 from .objective import LAST_POWER, Schedule, Terms, objective
 from .rows import Pair
-from .state import BIAS_RATE, PENALISED, SMOOTH, TrainState, annealed_power, penalty_factor, steer
+from .state import (
+    BIAS_RATE,
+    PENALISED,
+    SMOOTH,
+    TrainState,
+    annealed_power,
+    count_silence,
+    make_unit,
+    penalty_factor,
+    steer,
+    take_along,
+)  # fmt: skip
 
 HELD = 2**25  # pre-activations at once: 128 MiB in float32, and their gradients
 
@@ -28,8 +39,7 @@ def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
     config, tokens = state.config, len(pair.x)
     is_dead = state.silent_tokens > config.dead_tokens
     weight = state.weight * penalty_factor(state.step, config)
-    now = Schedule(weight, annealed_power(state.step, config, LAST_POWER), is_dead)
-    terms, gradients = summed(state, pair, now)
+    terms, gradients = summed(state, pair, Schedule(weight, annealed_power(state.step, config, LAST_POWER), is_dead))
     norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
     state.adam.begin((terms.loss + norm).isfinite().logical_not().float())
     if config.clip:
@@ -41,8 +51,7 @@ def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
         remember(state, terms, tokens)
         if state.is_steered:
             steer(state, l0)
-    fvu = terms.error / variation(pair.y)
-    found = [terms.loss, fvu, l0, is_dead.float().mean(), state.adam.is_skipped]
+    found = [terms.loss, terms.fvu, l0, is_dead.float().mean(), state.adam.is_skipped]
     return torch.stack([*found, weight] if state.is_penalised else found)
 
 
@@ -72,21 +81,18 @@ def parts(state: TrainState, pair: Pair) -> list[tuple[Tensor, Tensor]]:
 
 def together(a: Terms, b: Terms) -> Terms:
     """The terms of two parts of one batch."""
-    return Terms(
-        a.loss + b.loss, a.error + b.error, a.active + b.active, a.fired | b.fired, a.smallest.minimum(b.smallest)
-    )
+    return Terms(a.loss + b.loss, a.fvu + b.fvu, a.active + b.active, a.fired | b.fired, a.smallest.minimum(b.smallest))
 
 
 @torch.no_grad()
 def descend(state: TrainState, gradients: dict[str, Tensor]) -> None:
     """Apply the gradients, unless the step is skipped."""
-    W_dec, of_rows = state.weights["W_dec"], gradients["W_dec"]
-    of_rows.addcmul_((of_rows * W_dec).sum(1, keepdim=True), W_dec, value=-1)
+    W_dec = state.weights["W_dec"]
+    take_along(gradients["W_dec"], W_dec)
     for name, gradient in gradients.items():
         rate = state.lr * BIAS_RATE if name.startswith("b_") else state.lr
         state.adam.update(name, state.weights[name], gradient, rate)
-    norm = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True)
-    W_dec.div_(torch.where(state.adam.is_skipped > 0, 1.0, norm))
+    make_unit(W_dec, state.adam.is_skipped)
 
 
 def remember(state: TrainState, terms: Terms, tokens: int) -> None:
@@ -94,9 +100,3 @@ def remember(state: TrainState, terms: Terms, tokens: int) -> None:
     count_silence(state, terms.fired, tokens)
     seen = torch.where((state.adam.is_skipped > 0) | terms.smallest.isinf(), state.smallest, terms.smallest)
     state.smallest.lerp_(seen, 1 - min(SMOOTH, state.step / (state.step + 1)))
-
-
-def count_silence(state: TrainState, fired: Bool[Tensor, "latent"], tokens: int) -> None:
-    """Latents that fired are heard; the others have been silent for a batch more."""
-    heard = torch.where(fired, 0, state.silent_tokens + tokens)
-    state.silent_tokens.copy_(torch.where(state.adam.is_skipped > 0, state.silent_tokens, heard))

@@ -25,7 +25,7 @@ from .dictionary_config import DictionaryConfig
 from .errors import UserError
 from .fold import Scaling
 from .keep import KeepRule, fit_keep_rule, row_norms
-from .layout import Layout, columns
+from .layout import Layout, columns, layout_for
 from .shards import Batch, Shards
 
 CHUNK = 16_384
@@ -112,11 +112,14 @@ class ShardRows:
         An epoch's last few rows, too few for a batch, wait for another epoch's order: the variance about the mean of a
         handful of rows, by which the loss is divided, is far too small.
         """
-        stream = self.shards.batches(
-            self.train.batch, self.train.seed, list(self.config.sites), self.rows, start, epochs=2**31, only_whole=True
-        )
-        for batch in stream:
+        for batch in self.read(list(self.config.sites), start):
             yield paired(self.layout, batch.activations)
+
+    def read(self, sites: list[str], start: int) -> Iterator[Batch]:
+        """The batches of `batches` as they are stored, at any sites."""
+        return self.shards.batches(
+            self.train.batch, self.train.seed, sites, self.rows, start, epochs=2**31, only_whole=True
+        )
 
 
 class StreamRows:
@@ -193,12 +196,6 @@ class StreamRows:
 
 def _join(pairs: list[Pair]) -> Pair:
     return Pair(torch.cat([pair.x for pair in pairs]), torch.cat([pair.y for pair in pairs]))
-
-
-def layout_for(config: DictionaryConfig, widths: Mapping[str, int]) -> Layout:
-    """The layout of a dictionary on sites of these widths."""
-    reads, writes = config.site or ("",), config.sites_out or ("",)
-    return Layout(config, {site: widths[site] for site in reads}, {site: widths[site] for site in writes})
 
 
 def paired(layout: Layout, activations: Mapping[str, Tensor]) -> Pair:

@@ -28,7 +28,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..kernels import decode
-from . import rules
 from .codes import Codes
 from .dictionary import Dictionary, joined
 from .errors import UserError
@@ -167,9 +166,7 @@ class Passing:
         if number not in self.codes:
             own, block = self.dictionary, self.dictionary.layout.blocks[number]
             x = self.x[list(own.layout.reads)[number]].to(own.W_enc.device, own.W_enc.dtype)
-            extra = {name: getattr(own, name)[block.latents] for name in rules.EXTRA[own.config.activation]}
-            values, indices = rules.encode(own.config, x, own.W_enc[block.latents], own.b_enc[block.latents], extra)
-            self.codes[number] = Codes(values, indices + block.latents.start)
+            self.codes[number] = own.encode_block(block, x)
         return self.codes[number]
 
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .adam import Adam, Factored
 from .config import PENALISED, TrainConfig
 from .layout import Layout, layout_of
+from .losses import aux_width
 from .rows import Pair
 
 BIAS_RATE = 3.0  # times the learning rate of the matrices
 METRICS = ("loss", "fvu", "l0", "dead_share", "is_skipped")
-FIRST_WEIGHT = {
-    "l1": 1.0,
-    "anneal": 1.0,
-    "tanh": 0.4,
-    "l0": 0.1,
-}  # of a penalty that is steered: where it came to on toys
+# Of a penalty that is steered: where its weight came to on toys.
+FIRST_WEIGHT = {"l1": 1.0, "anneal": 1.0, "tanh": 0.4, "l0": 0.1}
 SMOOTH = 0.98  # share of the old in the running means of L0 and of the smallest active value
 
 
@@ -35,7 +32,7 @@ class TrainState:
         self.adam = Factored(weights) if config.optimizer == "factored" else Adam(weights)
         self.silent_tokens = torch.zeros(len(W_dec), dtype=torch.int64, device=device)
         self.lr = torch.zeros((), device=device)
-        self.k_aux = min(max(config.dictionary.k, W_dec.shape[1] // 2), len(W_dec))
+        self.k_aux = aux_width(config.dictionary.k, W_dec)
         self.rounds = config.matmul == "bfloat16" or (config.matmul == "auto" and device.type == "cuda")
         self.is_penalised = config.dictionary.activation in PENALISED
         self.is_steered = self.is_penalised and config.sparsity is None
@@ -94,6 +91,24 @@ def take_step(
     state.settle()
     state.step += 1
     return metrics
+
+
+def count_silence(state: TrainState, fired: Bool[Tensor, "latent"], tokens: int) -> None:
+    """Latents that fired were heard from; the others have been silent for a batch more. Nothing changes in a skipped step."""
+    silent = state.silent_tokens
+    heard = torch.where(fired, 0, silent + tokens)
+    torch.where(state.adam.is_skipped > 0, silent, heard, out=silent)
+
+
+def take_along(gradient: Float[Tensor, "row d"], W_dec: Float[Tensor, "row d"]) -> None:
+    """Take out of the gradient of unit rows, in place, its part along them (Gao et al. 2024, appendix A.3)."""
+    gradient.addcmul_((gradient * W_dec).sum(1, keepdim=True), W_dec, value=-1)
+
+
+def make_unit(W_dec: Float[Tensor, "row d"], is_skipped: Float[Tensor, ""]) -> None:
+    """Bring rows back to unit length, in place, unless the step was skipped."""
+    norm = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True)
+    W_dec.div_(torch.where(is_skipped > 0, 1.0, norm))
 
 
 def steer(state: TrainState, l0: Float[Tensor, ""]) -> None:

@@ -35,8 +35,9 @@ from torch import Tensor
 from ..kernels import contract, decode, encode_topk, list_by_latent, sae_gradient, select_topk, which
 from .adam import Adam
 from .losses import variation
+from .objective import fired
 from .rows import Pair
-from .state import BIAS_RATE, TrainState
+from .state import BIAS_RATE, TrainState, count_silence, make_unit, take_along
 
 BLOCK = 1024  # latents whose gradient is held at a time, on the CPU
 
@@ -81,7 +82,7 @@ def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
 
     state.adam.begin(torch.isfinite(loss).logical_not().float())
     descend(state, slots, is_sae)
-    count_silence(state, main)
+    count_silence(state, fired(values, indices, len(w["W_dec"])), len(x))
     l0 = (values > 0).sum() / len(x)
     return torch.stack([loss, fvu, l0, is_dead.float().mean(), state.adam.is_skipped])
 
@@ -124,11 +125,10 @@ def descend(state: TrainState, slots: list[Slots], is_sae: bool) -> None:
         adam.update("W_skip", w["W_skip"], slots[0].g.T @ slots[0].x, lr)
     for rows, d_W_enc, d_W_dec in of_rows:
         W_dec = w["W_dec"] if rows is None else w["W_dec"][rows]
-        d_W_dec.addcmul_((d_W_dec * W_dec).sum(1, keepdim=True), W_dec, value=-1)
+        take_along(d_W_dec, W_dec)
         adam.update("W_enc", w["W_enc"], d_W_enc, lr, rows)
         adam.update("W_dec", w["W_dec"], d_W_dec, lr, rows)
-        norm = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True)
-        W_dec.div_(torch.where(adam.is_skipped > 0, 1.0, norm))
+        make_unit(W_dec, adam.is_skipped)
     adam.update("b_enc", w["b_enc"], d_b_enc, lr * BIAS_RATE)
     adam.update("b_dec", w["b_dec"], d_b_dec, lr * BIAS_RATE)
 
@@ -171,11 +171,3 @@ def runs_in_blocks(like: Tensor) -> bool:
     """Whether these tensors take the CPU path, where shapes may depend on the data."""
     choice = which("sae_gradient", device=like.device, dtype=like.dtype)
     return not isinstance(choice, list) and choice.path == "cpu"
-
-
-def count_silence(state: TrainState, main: Slots) -> None:
-    """Latents that fired were heard from; the others have been silent for a batch more."""
-    silent = state.silent_tokens
-    fired = torch.zeros_like(silent).scatter_add_(0, main.indices.reshape(-1), (main.values > 0).long().reshape(-1)) > 0
-    heard = torch.where(fired, 0, silent + len(main.x))
-    torch.where(state.adam.is_skipped > 0, silent, heard, out=silent)

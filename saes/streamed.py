@@ -12,14 +12,12 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .cache import capture
 from .errors import UserError
 from .models import model_info
 from .shards import Batch
 from .sites import resolve_site
-from .text import PaddedBlocks, pad_blocks, token_blocks
+from .text import pad_blocks, token_blocks
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -53,11 +51,4 @@ def _batches(model: TransformerBridge, blocks: Iterator[Any], named: dict[str, s
     while some := list(itertools.islice(blocks, size)):
         padded = pad_blocks(some)
         rows = capture(model, padded, list(dict.fromkeys(named.values())))
-        yield Batch({name: rows[site] for name, site in named.items()}, *places(padded))
-
-
-def places(blocks: PaddedBlocks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token, position and document of each real token, in the order of its row."""
-    real = blocks.real
-    positions = torch.arange(real.shape[1]).expand(real.shape)
-    return blocks.tokens[real], positions[real], blocks.documents[:, None].expand(real.shape)[real]
+        yield Batch({name: rows[site] for name, site in named.items()}, *padded.rows())

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -29,7 +30,7 @@ from .errors import UserError
 from .rows import Pair, ShardRows, open_rows, paired
 from .run import Run
 from .shards import Batch, Shards
-from .train import Session, memory_errors
+from .train import Session, checked_device, memory_errors
 
 FIELDS = {item.name: item for kind in (TrainConfig, DictionaryConfig) for item in dataclasses.fields(kind)}
 
@@ -41,21 +42,13 @@ def grid(config: TrainConfig, **choices: Sequence[Any]) -> list[TrainConfig]:
             raise UserError(f"expected a setting to vary ({', '.join(FIELDS)}); got {name}; see sae-train --help")
         if not values:
             raise UserError(f"expected values of {name}; got none; give some")
-    return [changed(config, dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())]
-
-
-def changed(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
-    """The config with other settings, of its dictionary too."""
-    inner = {field.name for field in dataclasses.fields(DictionaryConfig)}
-    shape = dataclasses.replace(config.dictionary, **{name: v for name, v in settings.items() if name in inner})
-    return dataclasses.replace(
-        config, dictionary=shape, **{name: v for name, v in settings.items() if name not in inner}
-    )
+    settings = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+    return [dataclasses.replace(config, **one) for one in settings]  # which takes the dictionary's settings too
 
 
 def names_of(configs: Sequence[TrainConfig]) -> list[str]:
     """A name for each config: what differs between them, as `k=16,seed=1`; their number where that is not enough."""
-    flat = [{**config.to_dict(), **config.to_dict()["dictionary"]} for config in configs]
+    flat = [{**one, **one["dictionary"]} for one in (config.to_dict() for config in configs)]
     differ = [name for name in FIELDS if name != "dictionary" and len({str(one[name]) for one in flat}) > 1]
     names = [",".join(f"{name}={in_name(one[name])}" for name in differ) for one in flat]
     return names if len(set(names)) == len(names) else [f"{number:03}" for number in range(len(names))]
@@ -100,9 +93,7 @@ def train_many(
 
     The same errors as `train`; a run that a config makes impossible stops the sweep before any step is taken.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if resume and not isinstance(data, Shards):
-        raise UserError("expected Shards to resume from; a stream cannot be wound forward; train on cached activations")
+    device = checked_device(data, resume, device)
     if not configs:
         raise UserError("expected configs to train; got none; give some")
     folders = [Path(out) / name if out else None for name in names_of(configs)]
@@ -164,17 +155,15 @@ def reading(session: Session) -> Any:
     if not isinstance(rows, ShardRows):
         return id(session)
     config = session.config
-    return config.batch, config.seed, session.state.step, rows.rows.numpy().tobytes()
+    return config.batch, config.seed, session.state.step, hashlib.blake2b(rows.rows.numpy().data).digest()
 
 
 def together(sessions: list[Session]) -> Iterator[Batch]:
     """One reading of all the sites of sessions that want the same rows."""
-    first = sessions[0]
-    assert isinstance(first.rows, ShardRows)
-    sites = list(dict.fromkeys(site for session in sessions for site in session.rows.config.sites))
-    return first.rows.shards.batches(
-        first.config.batch, first.config.seed, sites, first.rows.rows, first.state.step, epochs=2**31, only_whole=True
-    )
+    rows = sessions[0].rows
+    assert isinstance(rows, ShardRows)
+    sites = dict.fromkeys(site for session in sessions for site in session.rows.config.sites)
+    return rows.read(list(sites), sessions[0].state.step)
 
 
 def _pairs(session: Session, batches: Iterator[Batch]) -> Iterator[Pair]:

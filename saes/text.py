@@ -35,6 +35,12 @@ class PaddedBlocks(NamedTuple):
     real: Bool[Tensor, "batch seq"]
     documents: Int[Tensor, "batch"]
 
+    def rows(self) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"], Int[Tensor, "row"]]:
+        """Token, position and document of each real token, in the order of its row."""
+        positions = torch.arange(self.tokens.shape[1]).expand_as(self.tokens)
+        documents = self.documents[:, None].expand_as(self.tokens)
+        return self.tokens[self.real], positions[self.real], documents[self.real]
+
 
 def token_blocks(model: TransformerBridge, texts: Iterable[Any], context: int = 128) -> Iterator[Block]:
     """Cut texts (strings, or things with a `.text`) into blocks of at most `context` tokens, BOS included."""

@@ -1,17 +1,14 @@
-"""Train a TopK dictionary.
+"""Train a dictionary.
 
     repeat for each batch (x, y), centred and scaled to unit variance (rows.py):
-      codes  = top-k of W_enc x' + b_enc, ReLU'd         x' = x - b_dec for an SAE, x for a transcoder
-      y_hat  = codes W_dec + b_dec (+ W_skip x)
-      loss   = fraction_unexplained(y, y_hat) + auxk weight * auxk(dead latents)                     (losses.py)
-      Adam step; learning rate: linear rise, plateau, linear fall to zero
+      codes, y_hat, loss, gradient                                  objective.py; plain.py by autograd, step.py by hand for TopK
+      optimiser step; learning rate: linear rise, plateau, linear fall to zero                              state.py
       decoder rows back to unit length; latents that fired get their dead counter reset
 
 Decoder rows keep unit length, and the part of their gradient along themselves is removed before the step, so Adam's moments
-do not fill with what the renormalisation undoes (Gao et al. 2024, appendix A.3). For an SAE the subtraction of b_dec is
-folded into the bias, `b_enc - W_enc b_dec`: the input then needs no gradient, which saves a whole matmul. Biases learn at
-three times the rate: a step moves each of the d entries of an encoder row, but a bias only once (docs/log.md has the numbers).
-An SAE starts with W_enc = W_dec (random unit rows) and so does a transcoder's pair of sides, each with rows of its own.
+do not fill with what the renormalisation undoes (Gao et al. 2024, appendix A.3). Biases learn at three times the rate: a step
+moves each of the d entries of an encoder row, but a bias only once (docs/log.md has the numbers). What reads where it writes
+starts with W_enc = W_dec (random unit rows), a transcoder with rows of its own on each side.
 
 Files of a run: `config.json`, `metrics.jsonl`, `checkpoint.safetensors` (until the run ends), then the dictionary itself.
 Nothing is random but the first weights and the order of the rows, both from the seed, so a resumed run takes the same
@@ -37,6 +34,7 @@ from .errors import UserError
 from .fold import Scaling, fold
 from .layout import Layout
 from .loggers import Logger
+from .objective import typical_value
 from .rows import Pair, ShardRows, StreamRows, open_rows
 from .run import Run
 from .shards import Shards
@@ -60,9 +58,7 @@ def train(
     (loggers.py), besides metrics.jsonl. Raises UserError for bad settings, a missing site, a folder
     in use, and non-finite activations.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if resume and not isinstance(data, Shards):
-        raise UserError("expected Shards to resume from; a stream cannot be wound forward; train on cached activations")
+    device = checked_device(data, resume, device)
     run = Run(config, Path(out) if out else None, resume, progress, loggers)
     if run.finished:
         return Dictionary.load(run.folder, device=device)  # type: ignore[arg-type]  # a finished run has a folder
@@ -71,6 +67,13 @@ def train(
             return _train(run, config, data, device)
     finally:
         run.close()
+
+
+def checked_device(data: Shards | Iterable[Any], resume: bool, device: str | torch.device | None) -> torch.device:
+    """The device to train on; UserError where a stream is to be resumed."""
+    if resume and not isinstance(data, Shards):
+        raise UserError("expected Shards to resume from; a stream cannot be wound forward; train on cached activations")
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @contextmanager
@@ -154,9 +157,8 @@ def initial_weights(config: TrainConfig, layout: Layout, device: torch.device) -
     if shape.is_transcoder:
         W_enc = unit_rows(latents, d_in)
     else:
-        own = [
-            W_dec[block.latents, block.writes][:, :d_in] for block in blocks
-        ]  # of its own site, where there are later ones
+        # A block of several writes its own site first.
+        own = [W_dec[block.latents, block.writes][:, :d_in] for block in blocks]
         W_enc = torch.nn.functional.normalize(torch.cat(own), dim=1) if len(blocks) > 1 else W_dec.clone()
     tensors = {"W_enc": W_enc, "b_enc": torch.zeros(latents), "W_dec": W_dec, "b_dec": torch.zeros(d_out)}
     if shape.skip:
@@ -164,6 +166,5 @@ def initial_weights(config: TrainConfig, layout: Layout, device: torch.device) -
     if shape.activation == "gated":
         tensors |= {"r_mag": torch.zeros(latents), "b_mag": torch.zeros(latents)}
     if shape.activation == "jumprelu":
-        unit = (d_in / shape.k) ** 0.5
-        tensors["log_threshold"] = torch.full((latents,), FIRST_THRESHOLD * unit).log()
+        tensors["log_threshold"] = torch.full((latents,), FIRST_THRESHOLD * typical_value(d_in, shape.k)).log()
     return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -95,7 +95,6 @@ class ShardWriter:
 
     def add(self, activations: dict[str, Tensor], blocks: PaddedBlocks) -> None:
         """Append the rows of one forward pass, cut at the target; close the shard when it is full."""
-        positions = torch.arange(blocks.tokens.shape[1]).expand_as(blocks.tokens)
         part = {site: rows.to(self.dtype) for site, rows in activations.items()}
         for site, rows in part.items():
             if not torch.isfinite(rows).all():
@@ -104,9 +103,8 @@ class ShardWriter:
                     f"expected activations that fit {self.manifest['dtype']}; got {most:.3g} at {site}; "
                     "store bfloat16 or float32"
                 )
-        part["tokens"] = blocks.tokens[blocks.real].int()
-        part["positions"] = positions[blocks.real].int()
-        part["documents"] = blocks.documents[:, None].expand_as(blocks.tokens)[blocks.real].int()
+        columns = zip(("tokens", "positions", "documents"), blocks.rows(), strict=True)
+        part |= {name: column.int() for name, column in columns}
         room = self.manifest["target_rows"] - self.rows
         part = {name: rows[:room] for name, rows in part.items()}
         self.manifest["sites"] = [{"name": site, "width": activations[site].shape[1]} for site in self.sites]
