@@ -144,10 +144,13 @@ class Part:
         return active.gather(1, best), best
 
     def kept(
-        self, positions: Int[Tensor, "token"], activations: dict[str, Float[Tensor, "token d"]]
+        self,
+        positions: Int[Tensor, "token"],
+        activations: dict[str, Float[Tensor, "token d"]],
+        tokens: Int[Tensor, "token"] | None = None,
     ) -> Bool[Tensor, "token"]:
-        """The tokens that it answers for: those that its training kept (saes/keep.py)."""
-        return self.keep.mask(positions, activations)
+        """The tokens that it answers for: those that its training kept as they are (saes/keep.py)."""
+        return self.keep.mask(positions, activations, tokens)
 
 
 def parts(dictionaries: Any) -> list[Part]:

@@ -129,9 +129,14 @@ class Dictionary(nn.Module):
         """The exclusion rule it was trained under; without one, every token is kept."""
         return KeepRule.from_dict(self.metadata.get("keep", {}))
 
-    def kept(self, positions: Int[Tensor, "token"] | None, activations: Mapping[str, Tensor]) -> Bool[Tensor, "token"]:
-        """The tokens that this dictionary answers for, given activations `{site: [token d]}` (see keep.py)."""
-        return self.keep_rule.mask(positions, activations)
+    def kept(
+        self,
+        positions: Int[Tensor, "token"] | None,
+        activations: Mapping[str, Tensor],
+        tokens: Int[Tensor, "token"] | None = None,
+    ) -> Bool[Tensor, "token"]:
+        """The tokens that this dictionary answers for, given activations `{site: [token d]}` and token ids (see keep.py)."""
+        return self.keep_rule.mask(positions, activations, tokens)
 
     def at(self, site: str) -> Dictionary:
         """The dictionary of one site of a shared one: the same matrices, the biases of that site; itself if there is but one."""

@@ -1,8 +1,8 @@
 """What a dictionary does to the model's predictions: cross-entropy and KL with the written sites replaced.
 
-Four replacements at the positions that the dictionary answers for: its reconstruction, zero, the mean, and (names ending in
-`_all`) the reconstruction and zero at every position. Everything is measured on the same blocks, in nats per predicted token.
-Several written sites are replaced together; `ce_added_by_site` replaces one of them at a time.
+Four replacements at the tokens that the dictionary answers for (keep.py): its reconstruction, zero, the mean, and (names ending
+in `_all`) the reconstruction and zero at every token, special and massive ones too. Everything is measured on the same blocks, in
+nats per predicted token. Several written sites are replaced together; `ce_added_by_site` replaces one of them at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from .dictionary import Dictionary
 from .errors import UserError
 from .judge.bootstrap import bootstrap
-from .shards import Shards
+from .shards.folder import Shards
 from .splice import Replace, check_model, replacing
 from .text import Block, PaddedBlocks, pad_blocks
 
@@ -61,7 +61,7 @@ def downstream(
         clean = log_probs(model, padded)
         columns = {"clean": block_losses(clean, padded)}
         for name, (replace, everywhere, sites) in ways.items():
-            with replacing(model, dictionary, replace, everywhere, sites):
+            with replacing(model, dictionary, replace, everywhere, sites, padded.real):
                 changed = log_probs(model, padded)
             columns[name] = block_losses(changed, padded)
             if name.startswith("reconstructed"):

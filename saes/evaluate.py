@@ -8,10 +8,11 @@
     ce_recovered = (ce_zero - ce_reconstructed) / (ce_zero - ce_clean)
     probes       = how well a few latents tell what kind of token it is, beside all activations (judge/probing.py)
 
-Rows that the training rule drops (keep.py) are not reconstructed: they pass through, their share is `dropped_share`, and
-the numbers that replace them as well have names ending in `_all`. Intervals are 95 % bootstrap intervals over documents
-(`fvu_interval`) and over blocks (`ce_added_interval`). If the Shards are those of the training, only its held-out
-documents are used; `documents` says which. Of more than `max_rows` rows whole documents are drawn until there are
+Rows that the training rule drops (keep.py) are not reconstructed: they pass through, their share is `dropped_share`, `rows_by_rule`
+counts them by position, token and norm, and the numbers that replace them as well have names ending in `_all`. Where the rule clips
+massive rows, they count in fvu and its like, shortened as in training, and pass through the model as they are. Intervals are 95 %
+bootstrap intervals over documents (`fvu_interval`) and over blocks (`ce_added_interval`). If the Shards are those of the training,
+only its held-out documents are used; `documents` says which. Of more than `max_rows` rows whole documents are drawn until there are
 that many, for the evaluation and for fitting the linear map: `rows` of `rows_available` were measured. Rows are read in
 pieces, so memory does not grow with the Shards. Left out because they mislead: targeted probe perturbation and spurious correlation
 removal (Chanin 2026, arXiv 2605.18229); docs/methods.md says why.
@@ -32,7 +33,7 @@ from .judge.reconstruction import reconstruction
 from .layout import columns
 from .models import load_model, model_info, token_strings
 from .rows import held_out_rows
-from .shards import Shards
+from .shards.folder import Shards
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

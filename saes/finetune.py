@@ -103,7 +103,7 @@ def losses(
 
     with torch.no_grad():
         clean = log_probs(model, padded)
-    with torch.enable_grad(), replacing(model, dictionary, replace):
+    with torch.enable_grad(), replacing(model, dictionary, replace, real=padded.real):
         spliced = log_probs(model, padded)
     fvu = torch.stack(found).mean()
     if not kl:

@@ -14,7 +14,8 @@ what earlier replacements led to:
                     without the replacement goes before, and all sites are read from it: two passes instead of one
 
 Limits on norms (keep.py) hold at the sites that are known when a site is replaced: all of them after a pass that went before, else
-those up to it.
+those up to it. A massive activation passes through even if training saw it clipped, since the model computes with it as it is.
+Token ids are those that reach the embedding in the pass that is running; a pass that skips it has none, and drops none by id.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..kernels import decode
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 Replace = Callable[[str, Callable[[], Tensor], Tensor], Tensor]
 """What a written site becomes: from its name, a function that gives its reconstruction, and its value, both `[token d]`."""
+EMBEDDED = "embed.hook_in"  # where the token ids of a pass are seen
 
 
 @contextlib.contextmanager
@@ -68,18 +70,23 @@ def replacing(
     replace: Replace,
     everywhere: bool = False,
     sites: Iterable[str] | None = None,
+    real: Bool[Tensor, "batch seq"] | None = None,
 ) -> Iterator[None]:
-    """Within the block, the written `sites` (default all) become `replace(…)` at the rows that `dictionary` answers for."""
+    """Within the block, the written `sites` (default all) become `replace(…)` at the rows that `dictionary` answers for.
+
+    `real` tells the tokens from the padding, which is never a row: it passes through, `everywhere` too.
+    """
     check_model(dictionary, model)
     chosen = set(dictionary.config.sites_out if sites is None else sites)
     shared = dictionary.layout.is_shared
     each = [dictionary.at(site) for site in dictionary.config.site] if shared else [dictionary]
     with contextlib.ExitStack() as stack:
         for one in each:
-            passing = Passing(one, replace, everywhere, chosen)
-            hooks = [(name, passing.hook(group)) for name, group in by_point(model, one.sites).items()]
+            passing, names_tokens = Passing(one, replace, everywhere, chosen, real), bool(one.keep_rule.drop_tokens)
+            hooks: list[Any] = [(EMBEDDED, passing.see_tokens)] if names_tokens else []
+            hooks += [(name, passing.hook(group)) for name, group in by_point(model, one.sites).items()]
             stack.enter_context(model.hooks(fwd_hooks=hooks))
-            if not one.is_single:
+            if names_tokens or not one.is_single:
                 stack.enter_context(before_each_pass(model, passing.begin))
         yield
 
@@ -95,16 +102,25 @@ def by_point(model: TransformerBridge, sites: Iterable[str]) -> dict[str, list[s
 class Passing:
     """What a dictionary has seen of the forward pass that is running, and what it makes of it."""
 
-    def __init__(self, dictionary: Dictionary, replace: Replace, everywhere: bool, chosen: set[str]):
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        replace: Replace,
+        everywhere: bool,
+        chosen: set[str],
+        real: Bool[Tensor, "batch seq"] | None = None,
+    ):
         self.dictionary, self.replace, self.everywhere, self.chosen = dictionary, replace, everywhere, chosen
+        self.rule, self.real = dictionary.keep_rule, real
         self.goes_before = dictionary.config.across == "together" and len(dictionary.layout.reads) > 1
         self.is_before = False
+        self.tokens: Int[Tensor, "batch seq"] | None = None
         self.x: dict[str, Float[Tensor, "token d"]] = {}
         self.codes: dict[int, Codes] = {}
 
     def begin(self, forward: Callable[[], Any]) -> None:
         """A pass begins: forget the last one, and run one without replacements where all sites must be read first."""
-        self.x, self.codes = {}, {}
+        self.tokens, self.x, self.codes = None, {}, {}
         if self.goes_before:
             from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
@@ -114,6 +130,10 @@ class Passing:
                     forward()
             finally:
                 self.is_before = False
+
+    def see_tokens(self, value: Tensor, hook: Any) -> None:
+        """The hook of the embedding: the ids of the pass that is running."""
+        self.tokens = value
 
     def hook(self, sites: list[str]) -> Callable[[Tensor, Any], Tensor | None]:
         """The hook of one place: remember what is read there, then replace it if it is written."""
@@ -135,10 +155,14 @@ class Passing:
 
     def kept(self, value: Float[Tensor, "batch seq ..."], written: str, y: Tensor) -> Bool[Tensor, "token"]:
         """The rows to replace, by the rule at the sites that are known."""
-        positions = torch.arange(value.shape[1], device=value.device).expand(value.shape[:2]).flatten()
+        shape, device = value.shape[:2], value.device
+        real = torch.ones(shape, dtype=torch.bool) if self.real is None else self.real
+        real = real.to(device).flatten()
         if self.everywhere:
-            return torch.ones_like(positions, dtype=torch.bool)
-        return self.dictionary.kept(positions, {written: y, **self.x})
+            return real
+        positions = torch.arange(shape[1], device=device).expand(shape).flatten()
+        tokens = None if self.tokens is None or self.tokens.shape != shape else self.tokens.flatten()
+        return real & self.rule.mask(positions, {written: y, **self.x}, tokens)
 
     def reconstruction(self, site: str, kept: Bool[Tensor, "token"]) -> Float[Tensor, "kept d"]:
         """What the dictionary writes to `site` at the kept rows."""

@@ -57,7 +57,7 @@ class Held(NamedTuple):
 
     freeze: Freeze
     seen: dict[str, Tensor]
-    length: int
+    tokens: Int[Tensor, "token"]
 
 
 def freezing(
@@ -123,7 +123,7 @@ def hold(catalogue: Catalogue, tokens: Int[Tensor, "token"], freeze: Freeze) -> 
     sites += [site for site in scale_sites(model) if _is_held(site, freeze)]
     sites += [read for read, part in catalogue.parts.items() if part.layer in freeze.mlps]
     sites += [site for layer in sorted(freeze.mlps) if (site := f"blocks.{layer}.mlp.hook_post") in present]
-    return Held(freeze, read_sites(model, tokens, sites), len(tokens))
+    return Held(freeze, read_sites(model, tokens, sites), tokens)
 
 
 def _is_held(site: str, freeze: Freeze) -> bool:
@@ -194,10 +194,10 @@ def _holder(
     catalogue: Catalogue, held: Held, site: str, part: Part | None, now: dict[str, Tensor]
 ) -> Callable[[Tensor], Tensor]:
     clean = held.seen[site]
-    lives = None if part is None else live(catalogue, part, held.seen)
+    lives = None if part is None else live(catalogue, part, held.seen, held.tokens)
 
     def change(value: Tensor) -> Tensor:
-        if value.shape[1] != held.length:
+        if value.shape[1] != len(held.tokens):
             return value
         out = clean.expand(value.shape).clone()
         if part is not None and part.W_skip is not None and lives is not None:
@@ -209,14 +209,14 @@ def _holder(
     return change
 
 
-def live(catalogue: Catalogue, part: Part, seen: dict[str, Tensor]) -> Tensor:
+def live(catalogue: Catalogue, part: Part, seen: dict[str, Tensor], tokens: Int[Tensor, "token"]) -> Tensor:
     """Positions [token] at which a part's latents speak for what it writes: those of its training rule, never position 0."""
     read = seen[catalogue.site(part.read)].flatten(1)
     known = {part.read: read} | {
         name: seen[site].flatten(1) for name in part.W_dec if (site := catalogue.site(name)) in seen
     }
     positions = torch.arange(len(read), device=read.device)
-    return part.kept(positions, known) & (positions > 0)
+    return part.kept(positions, known, tokens) & (positions > 0)
 
 
 def _mixer(pattern: Float[Tensor, "head query key"], now: dict[str, Tensor], values: str) -> Callable[..., Tensor]:

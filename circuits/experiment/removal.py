@@ -1,7 +1,8 @@
 """Runs in which features of a graph are removed and the rest of the model is free to respond, many sets at a time.
 
 A removed neuron's activation becomes its baseline b (0, or its mean over the prompt's positions past the first); of a
-dictionary, y += sum_j (b_j - a_j) W_dec[j] over the removed latents, a_j encoded in this very run. Nothing at position 0 and
+dictionary, y += sum_j (b_j - a_j) W_dec[j] over the removed latents, a_j encoded in this very run, the mean over tokens that it
+answers for. Nothing at position 0 and
 nothing at tokens that the dictionary does not answer for is touched, and reconstruction errors stay.
 """
 
@@ -55,17 +56,21 @@ class Removal:
         parts = {key: catalogue.parts[key.site] for key in groups if key.kind == "latent"}
         sites = [key.site for key in groups] + [site for part in parts.values() for site in catalogue.written(part)]
         seen = read_sites(catalogue.model, tokens, sites)
-        self.live = {key: live(catalogue, part, seen) for key, part in parts.items()}
+        self.live = {key: live(catalogue, part, seen, tokens) for key, part in parts.items()}
         self.means = {key: self._mean(key, seen[key.site].flatten(1), is_mean) for key in groups}
 
     def _mean(self, key: Key, x: Float[Tensor, "token width"], is_mean: bool) -> Float[Tensor, "feature"]:
-        """What replaces each feature: 0, or its mean activation past position 0."""
+        """What replaces each feature: 0, or its mean activation, of a neuron past position 0, of a latent where its part answers."""
         part = self.catalogue.parts.get(key.site) if key.kind == "latent" else None
         if part is None:
             return x[1:].mean(0) * is_mean
-        codes = part.encode(x[1:].to(part.W_enc.dtype))
+        # A massive token's codes would be all of the mean.
+        x = x[self.live[key]]
+        if not len(x):
+            return torch.zeros(part.latents, dtype=part.W_enc.dtype, device=x.device)
+        codes = part.encode(x.to(part.W_enc.dtype))
         total = torch.zeros(part.latents, dtype=codes.values.dtype, device=x.device)
-        return total.index_add(0, codes.indices.flatten().long(), codes.values.flatten()) / len(x[1:]) * is_mean
+        return total.index_add(0, codes.indices.flatten().long(), codes.values.flatten()) / len(x) * is_mean
 
     def run(self, outcome: Outcome, kept: Bool[Tensor, "set feature"]) -> tuple[float, Float[Tensor, "set"]]:
         """The outcome of the unmodified model, and with all but the kept features of each set removed."""

@@ -81,18 +81,20 @@ def forward_backward(
             f"expected finite activations and gradients at {part.read}; got NaN or infinity; load in float32"
         )
     written = {name: (seen[site], gradients[leaves[name]][0].flatten(1)) for name, site in writes.items()}
-    codes, kept = _encode(catalogue, part, seen)
+    codes, kept = _encode(catalogue, part, seen, ids)
     return Pass(codes, kept, written, chosen, float(target.detach()), logits)
 
 
 def encode_prompt(catalogue: Catalogue, part: Part, ids: Int[Tensor, "token"]) -> tuple[Codes, Bool[Tensor, "token"]]:
     """The codes of a prompt, and the tokens that the dictionary answers for; the model runs no further than it must."""
     sites = dict.fromkeys(catalogue.site(site) for site in (part.read, *part.W_dec))
-    return _encode(catalogue, part, capture(catalogue.model, pad_blocks([Block(ids.cpu(), 0)]), list(sites)))
+    return _encode(catalogue, part, capture(catalogue.model, pad_blocks([Block(ids.cpu(), 0)]), list(sites)), ids)
 
 
 @torch.no_grad()
-def _encode(catalogue: Catalogue, part: Part, seen: dict[str, Tensor]) -> tuple[Codes, Bool[Tensor, "token"]]:
+def _encode(
+    catalogue: Catalogue, part: Part, seen: dict[str, Tensor], ids: Int[Tensor, "token"]
+) -> tuple[Codes, Bool[Tensor, "token"]]:
     known = {name: seen[catalogue.site(name)] for name in (part.read, *part.W_dec)}
     widths = {part.read: part.W_enc.shape[1]} | {name: rows.shape[1] for name, rows in part.W_dec.items()}
     wrong = next((name for name, width in widths.items() if known[name].shape[1] != width), None)
@@ -102,7 +104,7 @@ def _encode(catalogue: Catalogue, part: Part, seen: dict[str, Tensor]) -> tuple[
         )
     x = known[part.read]
     codes = part.encode(x.to(part.W_enc.device, part.W_enc.dtype)).cpu()
-    return codes, part.kept(torch.arange(len(x), device=x.device), known).cpu()
+    return codes, part.kept(torch.arange(len(x), device=x.device), known, ids).cpu()
 
 
 def _added(site: str) -> str:

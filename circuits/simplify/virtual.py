@@ -82,8 +82,8 @@ def expected_residual_attribution(
     """ERA or TWERA of the module header, the expectations over all rows of `activations`.
 
     `activations`: Shards, its batches, or mappings site -> x `[token d]`, with every site that the dictionaries read. Rows that
-    a dictionary's training excluded are left out for all (positions are known from batches of Shards only). The sparse codes of the
-    whole corpus are held: 12 bytes per active latent of float32. A target that is never active has weights 0.
+    a dictionary's training excluded are left out for all (positions and tokens are known from batches of Shards only). The
+    sparse codes of the whole corpus are held: 12 bytes per active latent of float32. A target that is never active has weights 0.
     """
     if kind not in ("era", "twera"):
         raise UserError(f"expected kind 'era' or 'twera'; got {kind!r}; choose one")
@@ -198,8 +198,8 @@ def _encode(readers: list[Part], activations: Any) -> list[Codes]:
         missing = sorted({part.read for part in readers} - set(sites))
         if missing:
             raise UserError(f"expected activations of {missing[0]}; got {', '.join(sites)}; collect that site too")
-        positions = getattr(batch, "positions", None)
-        kept = torch.stack([part.keep.mask(positions, sites) for part in readers]).all(0)
+        positions, tokens = getattr(batch, "positions", None), getattr(batch, "tokens", None)
+        kept = torch.stack([part.keep.mask(positions, sites, tokens) for part in readers]).all(0)
         for part, codes in zip(readers, found, strict=True):
             x = sites[part.read][kept]
             if len(x):

@@ -240,7 +240,8 @@ Source = Neurons | Latents
 def live_positions(part: Part, frozen: FrozenPass) -> Bool[Tensor, "token"]:
     """Positions at which a part speaks: its training rule keeps them, and never position 0."""
     positions = torch.arange(len(frozen.tokens), device=frozen.embed.device)
-    return part.kept(positions, {site: frozen.at[site] for site in (part.read, *part.W_dec)}) & (positions > 0)
+    known = {site: frozen.at[site] for site in (part.read, *part.W_dec)}
+    return part.kept(positions, known, frozen.tokens) & (positions > 0)
 
 
 def is_sum_of_neurons(block: Block) -> bool:

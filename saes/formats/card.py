@@ -125,7 +125,10 @@ def _provenance(dictionary: Dictionary) -> dict[str, Any]:
         "context": metadata.get("context"),
         "documents held out": metadata.get("held_out"),
         "positions left out": rule.drop_positions,
-        "largest norms kept": ", ".join(f"{site} {limit:.4g}" for site, limit in rule.max_norm.items()),
+        "token ids left out": ", ".join(map(str, rule.drop_tokens)),
+        "norms clipped to" if rule.massive == "clip" else "largest norms kept": ", ".join(
+            f"{site} {limit:.4g}" for site, limit in rule.max_norm.items()
+        ),
     }
     return {name: value for name, value in known.items() if value not in (None, "")}
 

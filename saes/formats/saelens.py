@@ -11,6 +11,9 @@ that it would run as something else: topk and gated transcoders, everything of s
 `..._cross_layer`, `..._shared`), and thresholds below zero (there ReLU comes before the threshold). `metadata` holds the whole config
 (`unweave_config`) and our metadata (`unweave`), so that reading gives back the same Dictionary; saelens_read.py reads both.
 
+What SAELens knows of the exclusion rule (keep.py) is told in its words, so that its evaluation leaves out the same tokens:
+`exclude_special_tokens`, a list of ids, and `seqpos_slice`, from the first position kept. It has no word for limits on norms.
+
 `apply_b_dec_to_input` and `rescale_acts_by_decoder_norm` are always written: SAELens' defaults differ between versions.
 """
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from ..dictionary import Dictionary
 
 OWN = "unweave_"
+VERSION = "6.0.0"  # of SAELens, whose form this is: without it, SAELens takes the folder for an older one and forgets the metadata
 ARCHITECTURES = {
     (False, False): "topk",
     (True, False): OWN + "topk_transcoder",
@@ -77,10 +81,13 @@ def cfg_of(dictionary: Dictionary) -> dict[str, Any]:
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": {
+            "sae_lens_version": VERSION,
             "model_name": model.get("name"),
             "hook_name": config.read if len(config.site) <= 1 else list(config.site),
             "context_size": dictionary.metadata.get("context"),
             "prepend_bos": model.get("bos") is not None,
+            "exclude_special_tokens": list(dictionary.keep_rule.drop_tokens) or False,
+            "seqpos_slice": [dictionary.keep_rule.drop_positions or None, None],
             "unweave": dictionary.metadata,
             "unweave_config": to_json(config, dictionary.layout),
         },

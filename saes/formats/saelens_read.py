@@ -7,7 +7,8 @@ A dictionary of ours names its config, which must agree with the tensors. Of ano
 
 What is folded, exactly: `apply_b_dec_to_input` false (build.py), the norms of decoder rows where `rescale_acts_by_decoder_norm` says
 that they multiply pre-activations, and a scaling of the activations where the checkpoint has its factor
-(`activation_scaler.json`). `reshape_activations` hook_z only flattens heads, which our activations of that site are already.
+(`activation_scaler.json`). The token ids of `exclude_special_tokens` and the first position of `seqpos_slice` become the exclusion
+rule (keep.py). `reshape_activations` hook_z only flattens heads, which our activations of that site are already.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def _foreign(folder: Path, cfg: dict[str, Any], found: dict[str, Any], given: Gi
         centred=centred,
         transcoder=transcoder,
         matryoshka=_prefixes(cfg, folder) if architecture == "matryoshka_batchtopk" else (),
-        metadata=ours or {"saelens": metadata},
+        metadata=ours or {"saelens": metadata, **excluded(metadata)},
     )
     if not dictionary.is_single:
         raise UserError(f"expected one hook_name in {folder}; got {', '.join(dictionary.sites)[:100]}; mend cfg.json")
@@ -253,6 +254,16 @@ def checked(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+def excluded(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The exclusion rule that SAELens' metadata tell, as ours keep it; {} for none, and for "all special tokens" without their ids."""
+    told, place = metadata.get("exclude_special_tokens"), metadata.get("seqpos_slice")
+    first = place[0] if isinstance(place, list | tuple) and place else None
+    positions = first if type(first) is int and first > 0 else 0
+    tokens = told if isinstance(told, list) else []
+    rule = KeepRule.from_dict({"drop_positions": positions, "drop_tokens": tokens})
+    return {} if rule == KeepRule() else {"keep": rule.to_dict()}
+
+
 def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
     """A flat cfg of before v6 as v6 has it."""
     if "metadata" in cfg:
@@ -281,6 +292,8 @@ def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
         "dataset_path",
         "sae_lens_version",
         "neuronpedia_id",
+        "exclude_special_tokens",
+        "seqpos_slice",
     )
     new["metadata"] = {name: new[name] for name in about if name in new}
     return new

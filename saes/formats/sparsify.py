@@ -6,8 +6,9 @@
 | W_dec, b_dec | [latent d], [d] | |
 | W_skip | [d d] | y += W_skip x |
 
-The folder is named by the module (`layers.3.mlp`), which is where the sites come from. groupmax is refused: it takes the best of
-each group of latents.
+The folder is named by the module (`layers.3.mlp`), which is where the sites come from. The `exclude_tokens` of the run, in the
+`config.json` above it, become the exclusion rule (keep.py); what we write has no run, so they stay in our note. groupmax is
+refused: it takes the best of each group of latents.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..io import write_json, write_tensors
+from ..keep import KeepRule
 from .build import Given, single
 from .files import absent, plain, read_file, read_object, whole
 from .form import Format
@@ -62,7 +64,8 @@ def load(folder: Path, given: Given) -> Dictionary:
         centred=not transcodes,
         transcoder=transcodes,
         matryoshka=config.matryoshka if config else (),
-        metadata=metadata or {"sparsify": {name: value for name, value in cfg.items() if name != "unweave"}},
+        metadata=metadata
+        or {"sparsify": {name: value for name, value in cfg.items() if name != "unweave"}, **_excluded(folder)},
     )
     return agreed(dictionary, None if any(given) else config, folder / "cfg.json")
 
@@ -87,6 +90,22 @@ def _sites(folder: Path, transcodes: bool) -> tuple[tuple[str, ...], tuple[str, 
     name = folder.name if site_of_module(folder.name) else folder.parent.name
     write = site_of_module(name)
     return (site_of_module(name, "input") if transcodes else write), (write if transcodes else ())
+
+
+def _excluded(folder: Path) -> dict[str, Any]:
+    """The exclusion rule of the run that the folder, or its seed's folder, lies in; {} where there is none."""
+    for path in (folder.parent / "config.json", folder.parent.parent / "config.json"):
+        run = read_object(path, "the config.json of a sparsify run") if path.is_file() else {}
+        # A config.json of something else has no coder in it.
+        tokens = run.get("exclude_tokens") if isinstance(run.get("sae"), dict) else None
+        if tokens:
+            try:
+                return {"keep": KeepRule.from_dict({"drop_tokens": tokens}).to_dict()}
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"expected exclude_tokens in {path} as a list of token ids; got {error}; mend it"
+                ) from error
+    return {}
 
 
 def save(dictionary: Dictionary, folder: Path) -> None:

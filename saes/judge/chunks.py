@@ -11,26 +11,33 @@ from torch import Tensor
 
 from ..codes import Codes
 from ..dictionary import Dictionary
-from ..shards import Shards
+from ..keep import Reasons
+from ..shards.folder import Shards
 
 CHUNK = 8192
 ENCODED = 2**26  # pre-activations held at once: 256 MiB in float32
 
-Piece = tuple[dict[str, Tensor], Bool[Tensor, "row"], Int[Tensor, "row"]]
+
+class Piece(NamedTuple):
+    """Some rows: activations of all sites, what the training rule says of each row, and their documents."""
+
+    part: dict[str, Tensor]
+    reasons: Reasons
+    documents: Int[Tensor, "row"]
 
 
 def chunks(
     dictionary: Dictionary, shards: Shards, rows: Bool[Tensor, "row"], size: int | None = None
 ) -> Iterator[Piece]:
-    """Activations of all its sites, which of them the training rule keeps, and their documents, piece by piece.
+    """The chosen rows piece by piece, as they are: what training clips is clipped by whoever wants it (keep.py).
 
     `size` None: as many rows as their codes allow.
     """
     size = size or max(1, min(CHUNK, ENCODED // dictionary.config.latents))
-    dtype = torch.promote_types(shards.dtype, torch.float32)
+    dtype, rule = torch.promote_types(shards.dtype, torch.float32), dictionary.keep_rule
     for index in rows.nonzero().squeeze(1).split(size):
         part = {site: x.to(dtype) for site, x in shards.read(list(dictionary.sites), index).items()}
-        yield part, dictionary.kept(shards.positions[index], part), shards.documents[index]
+        yield Piece(part, rule.reasons_of(shards.positions[index], part, shards.tokens[index]), shards.documents[index])
 
 
 class Made(NamedTuple):

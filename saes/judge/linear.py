@@ -5,8 +5,8 @@
     cross_layer                 least squares for each written site from the sites up to it; none where it writes what it reads
     shared                      the same for each site by itself; the mean over the sites
 
-Moments are of the kept rows less the first piece's mean, so that large means cost no digits. The joint moments of several sites
-take d_in (d_in + d_out) numbers: beyond WIDEST there is no yardstick (None).
+Moments are of the rows as training saw them (keep.py) less the first piece's mean, so that large means cost no digits. The joint
+moments of several sites take d_in (d_in + d_out) numbers: beyond WIDEST there is no yardstick (None).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import Tensor
 from ..dictionary import Dictionary
 from ..errors import UserError
 from ..layout import columns
-from ..shards import Shards
+from ..shards.folder import Shards
 from .chunks import CHUNK, chunks
 
 WIDEST = 2**27  # numbers: 1 GiB in float64
 
 
 class Moments(NamedTuple):
-    """Over kept rows: count, means, covariances of x with itself and with y (None: too wide), variance of each entry of y; in float64."""
+    """Over the rows: count, means, covariances of x with itself and with y (None: too wide), variance of each entry of y; in float64."""
 
     count: int
     mean_x: Float[Tensor, "d_in"]
@@ -47,7 +47,9 @@ def moments(dictionary: Dictionary, shards: Shards, rows: Bool[Tensor, "row"]) -
     pairs = list(zip(layout.reads, layout.writes, strict=True)) if layout.is_shared else [None]
     sums = [Sums(is_wide(dictionary)) for _ in pairs]
     count = 0
-    for part, kept, _ in chunks(dictionary, shards, rows, CHUNK):
+    rule = dictionary.keep_rule
+    for piece in chunks(dictionary, shards, rows, CHUNK):
+        part, kept = rule.clip(piece.part), rule.trained(piece.reasons)
         if not kept.any():
             continue
         count += int(kept.sum())

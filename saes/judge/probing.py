@@ -27,7 +27,7 @@ from torch import Tensor
 from ..codes import Codes
 from ..dictionary import Dictionary
 from ..errors import UserError
-from ..shards import Shards
+from ..shards.folder import Shards
 from .bootstrap import bootstrap, sum_by
 from .chunks import chunks
 from .labels import Label, label_rows
@@ -63,7 +63,7 @@ def probe(
     index = rows.nonzero().squeeze(1)
     texts = [strings[token] for token in shards.tokens[index].tolist()]
     documents = shards.documents[index]
-    kept = torch.cat([kept for _, kept, _ in chunks(dictionary, shards, rows)])
+    kept = torch.cat([piece.reasons.is_kept for piece in chunks(dictionary, shards, rows)])
     found = {}
     for label in label_rows(texts, shards.positions[index], documents, has_bos):
         halves = draw(label, kept, documents, seed)
@@ -123,10 +123,10 @@ def read(dictionary: Dictionary, shards: Shards, rows: Int[Tensor, "row"], is_tr
     chosen = torch.zeros(len(shards), dtype=torch.bool)
     chosen[rows] = True
     xs, codes, documents = [], [], []
-    for part, _, document in chunks(dictionary, shards, chosen):
-        xs.append(dictionary.layout.flat(part, dictionary.layout.reads))
-        codes.append(dictionary.encode(part).cpu())
-        documents.append(document)
+    for piece in chunks(dictionary, shards, chosen):
+        xs.append(dictionary.layout.flat(piece.part, dictionary.layout.reads))
+        codes.append(dictionary.encode(piece.part).cpu())
+        documents.append(piece.documents)
     width = max(one.values.shape[1] for one in codes)
     padded = [torch.nn.functional.pad(side, (0, width - side.shape[1])) for one in codes for side in one]
     return Rows(

@@ -7,8 +7,9 @@
 
 Of several written sites each counts the same: fvu, cosine and norm_ratio are means over the sites of the site's own numbers, which
 stand in `fvu_by_site` and so on, so that a site with large activations does not drown the others (training weighs them alike too).
-Of a shared dictionary every token of every site counts as a token. Sums are in float64, over the rows that the training rule keeps;
-`fvu_all` is over all rows. Intervals (`fvu_interval`, `l0_interval` …) draw documents.
+Of a shared dictionary every token of every site counts as a token. Sums are in float64, over the rows that training would see, massive
+ones shortened where the rule clips them (keep.py); `fvu_all` is over all rows as they are. `rows_by_rule` counts what was left out or
+clipped, and why. Intervals (`fvu_interval`, `l0_interval` …) draw documents.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..dictionary import Dictionary
-from ..shards import Shards
+from ..keep import added
+from ..shards.folder import Shards
 from .bootstrap import bootstrap, sum_by
 from .chunks import Made, chunks, reconstructed
 
@@ -35,10 +37,13 @@ class SiteSums:
         self.cosine = self.ratio = self.error_all = 0.0
         self.totals = [torch.zeros(len(mean), dtype=torch.float64) for _ in range(2)]
 
-    def add(self, y: Float[Tensor, "row d"], y_hat: Float[Tensor, "row d"], kept: Bool[Tensor, "row"]) -> None:
-        """Rows in float64 with their reconstruction, and which of them the rule keeps."""
+    def add_all(self, y: Float[Tensor, "row d"], y_hat: Float[Tensor, "row d"]) -> None:
+        """All rows of a piece in float64, as they are, with their reconstruction."""
         self.error_all += float((y - y_hat).square().sum())
         self.totals = [total + new for total, new in zip(self.totals, (y.sum(0), y.square().sum(0)), strict=True)]
+
+    def add(self, y: Float[Tensor, "row d"], y_hat: Float[Tensor, "row d"], kept: Bool[Tensor, "row"]) -> None:
+        """The same rows as training sees them, and which of them it does."""
         y, y_hat = y[kept], y_hat[kept]
         cosine, ratio = torch.cosine_similarity(y - self.mean, y_hat - self.mean), y_hat.norm(dim=1) / y.norm(dim=1)
         self.cosine += float(cosine.sum())
@@ -76,18 +81,24 @@ def reconstruction(
     mean: Mapping[str, Float[Tensor, "d"]],
     seed: int,
 ) -> dict[str, Any]:
-    """The numbers of the module header, with `mean` the mean of each written site over the kept rows."""
+    """The numbers of the module header, with `mean` the mean of each written site over the rows that training would see."""
     sites = {site: SiteSums(mean[site]) for site in dictionary.config.sites_out or ("",)}
-    latents, documents, count = LatentSums(dictionary.config.latents), [], 0
-    for part, kept, document in chunks(dictionary, shards, rows):
+    latents, documents, count, rule = LatentSums(dictionary.config.latents), [], 0, dictionary.keep_rule
+    by_rule: dict[str, Any] = {}
+    for piece in chunks(dictionary, shards, rows):
+        part, kept = rule.clip(piece.part), rule.trained(piece.reasons)
         made = reconstructed(dictionary, part)
+        made_all = made if part is piece.part else reconstructed(dictionary, piece.part)
         for site, sums in sites.items():
+            sums.add_all(piece.part[site].double(), made_all.written[site].double())
             sums.add(part[site].double(), made.written[site].double(), kept)
         latents.add(made, kept)
-        documents.append(document[kept])
+        documents.append(piece.documents[kept])
+        by_rule = added(by_rule, rule.counts(piece.reasons))
         count += int(kept.sum())
     return {
         "dropped_share": 1 - count / int(rows.sum()),
+        "rows_by_rule": by_rule,
         **explained(sites, torch.cat(documents), count, int(rows.sum()), seed),
         **firing(latents, count, dictionary),
         "l0_interval": mean_interval(torch.cat(latents.by_row), torch.cat(documents), seed),

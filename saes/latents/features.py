@@ -74,7 +74,7 @@ def features(model: TransformerBridge, dictionary: Dictionary, text: str, top: i
     rows = capture(model, pad_blocks([Block(tokens, 0)]), list(dict.fromkeys(sites.values())))
     part = {name: rows[site].to(dictionary.W_enc.device) for name, site in sites.items()}
     codes = dictionary.encode(part)
-    kept = dictionary.kept(torch.arange(len(tokens)), part).tolist()
+    kept = dictionary.kept(torch.arange(len(tokens)), part, tokens).tolist()
     table = FeatureTable()
     for position, token in enumerate(token_strings(model, tokens)):
         for value, latent in zip(

@@ -127,5 +127,6 @@ def latent_values(
     positions = torch.arange(real.shape[1]).expand(real.shape)[real].to(device)
     own = dictionary.encode(rows).of(torch.tensor([latent], device=device))[:, 0]
     values = torch.zeros(real.shape, dtype=own.dtype, device=device)
-    values[real.to(device)] = torch.where(dictionary.kept(positions, rows), own, 0.0)
+    kept = dictionary.kept(positions, rows, blocks.tokens[real])
+    values[real.to(device)] = torch.where(kept, own, 0.0)
     return values

@@ -22,7 +22,7 @@ from ...dictionary import Dictionary
 from ...errors import UserError
 from ...evaluate import check_shards, check_source
 from ...models import load_model, model_info
-from ...shards import Shards
+from ...shards.folder import Shards
 from ...splice import check_model
 from ..shelf.store import FeatureStore
 from ..shelf.write import write_store
@@ -160,8 +160,8 @@ def _pass(
             if stop <= done:
                 continue
             part = {site: rows.float() for site, rows in shards.read(sites, slice(start, stop)).items()}
-            positions = shards.positions[start:stop]
-            kept = dictionary.kept(positions, part).cpu()
+            positions, tokens = shards.positions[start:stop], shards.tokens[start:stop]
+            kept = dictionary.kept(positions, part, tokens).cpu()
             codes = dictionary.encode(part).cpu()
             codes = Codes(torch.where(kept[:, None], codes.values.float(), 0.0), codes.indices)
             if not torch.isfinite(codes.values.sum()):
@@ -169,7 +169,7 @@ def _pass(
                     f"expected finite activations of {dictionary.read}; got NaN or infinity in rows {start} to {stop}; "
                     "cache them again, in float32 or bfloat16"
                 )
-            stats.update(codes, positions, start, kept, shards.tokens[start:stop])
+            stats.update(codes, positions, start, kept, tokens)
             writer.append(start, codes)
             bar.update(stop - start)
             if stop - saved >= every:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...io import write_json, write_tensors
-from ...shards import Shards
+from ...shards.folder import Shards
 
 FORMAT, VERSION = "unweave.features", 2
 
