@@ -2,8 +2,8 @@
 
 Steps, in the order of the code: cut the text into blocks; skip the blocks that an interrupted run already wrote (their
 tokens must be the same); run batches of blocks with hooks at the sites, stopping after the last needed layer; drop the
-padded rows, refuse non-finite values; hand the rows to the writer, which closes a shard at `shard_mib` and then renews
-the manifest.
+padded rows; hand the rows to the writer, whose thread refuses what is not finite, closes a shard at `shard_mib` and then
+renews the manifest, while the model reads on.
 
 Position 0 and other massive activations *are* cached: leaving them out is a rule of training (`keep.py`), and
 evaluation, statistics and tracing need to see what was left out.
@@ -11,33 +11,37 @@ evaluation, statistics and tracing need to see what was left out.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from .capture import Capture, capture
 from .corpus import BUNDLED, Document, bundled
 from .errors import UserError
-from .models import model_info
-from .shards import Shards
-from .sites import resolve_site, stop_layer
-from .text import Block, PaddedBlocks, given_blocks, pad_blocks, token_blocks
-from .writer import ShardWriter
+from .models import ModelInfo, model_info, special_ids
+from .packing import assemble, batches, check_packing
+from .plain_modules import as_model
+from .runs.stopping import Stopping
+from .shards.folder import Shards
+from .shards.split import Ranks
+from .shards.writer import ShardWriter
+from .sites import resolve_site
+from .text import Block, given_blocks, token_blocks
 
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+__all__ = ["TextNames", "cache", "capture"]
 
 MOST_NAMES = 32
 JSON_LINE = re.compile(r"(.+\.jsonl(?:\.gz)?):\d+")
 
 
 def cache(
-    model: TransformerBridge,
+    model: Any,
     texts_or_token_blocks: Iterable[Any],
     sites: Iterable[str],
     folder: str | Path,
@@ -50,40 +54,72 @@ def cache(
     resume: bool = False,
     progress: bool = True,
     source: str | Sequence[str] | None = None,
+    tokenizer: Any = None,
+    pack: bool = False,
+    statistics: bool = False,
 ) -> Shards:
     """Cache activations of `sites` for at most `tokens` tokens (rows) of text into `folder`; return the opened Shards.
 
-    `texts_or_token_blocks`: strings, Documents, or integer tensors `[seq]` (or one `[batch seq]`) that are used exactly
-    as given. `dtype` is the stored one. `context` is the block length in tokens with BOS, `batch` the number of blocks
-    in one forward pass, `shard_mib` the size at which a shard is closed. With `resume`, an unfinished folder goes on
-    where it stopped. Fewer rows than `tokens` are written when the text is shorter; the manifest says how many. `source`
-    says in the manifest what text it was; left out, Documents tell their files, or that they are the bundled ones.
+    `model` is a TransformerBridge, a Hugging Face causal language model or any torch module that takes tokens `[batch seq]`
+    (plain_modules.py), with its `tokenizer` where there is text to cut. `texts_or_token_blocks`: strings, Documents, or
+    integer tensors `[seq]` (or one `[batch seq]`) that are used exactly as given. `folder` is a path or an fsspec URL.
+    `dtype` is the stored one, `torch.int8` with a scale a row. `context` is the block length in tokens with BOS, `batch` the
+    number of blocks in one forward pass, `shard_mib` the size at which a shard is closed. With `resume`, an unfinished folder
+    goes on where it stopped. Fewer rows than `tokens` are written when the text is shorter; the manifest says how many.
+    `source` says in the manifest what text it was; left out, Documents tell their files, or that they are the bundled ones.
+    With `pack`, short documents share a line of `context` tokens, none seeing another (packing.py). With `statistics`, mean,
+    variance and the number of massive rows of each site are kept beside the shards (row_statistics.py). Under torchrun the
+    processes share the work (ranks.py).
 
-    Raises UserError for an unknown site, empty text, a folder that is in use, another model or text on resume, and
-    non-finite activations; what was written before stays usable with `resume`.
+    SIGTERM and Ctrl-C end it after the batch under way, with what is written ready for `resume`. Raises UserError for an
+    unknown site, empty text, a folder that is in use, another model or text on resume, non-finite activations, a full or
+    read-only disk, and a model that cannot be packed; what was written before stays usable with `resume`.
     """
     if tokens < 1 or batch < 1:
         raise UserError(
             f"expected at least one token and one block a batch; got tokens={tokens}, batch={batch}; raise it"
         )
+    model = as_model(model, tokenizer)
     names = list(dict.fromkeys(resolve_site(model, site) for site in sites))
     if not names:
         raise UserError("expected at least one site; got none; for example blocks.12.hook_resid_post")
     text = TextNames(source)
     info = model_info(model)
-    writer = ShardWriter(Path(folder), info, names, dtype, tokens, context, shard_mib, resume, text.about)
-    if writer.manifest["finished"]:
-        return Shards.open(folder)
-    blocks = writer.skip_written(_blocks(model, texts_or_token_blocks, context, text))
-    bar = tqdm(total=tokens, initial=writer.rows, unit="tok", unit_scale=True, desc="cache", disable=not progress)
-    while writer.rows < tokens and (some := list(itertools.islice(blocks, batch))):
-        padded = pad_blocks(some)
-        before = writer.rows
-        writer.add(capture(model, padded, names), padded)
-        bar.update(writer.rows - before)
-    bar.close()
-    writer.finish()
+    if pack:
+        check_packing(model, names, info.d_vocab)
+    with contextlib.ExitStack() as stack:
+        ranks = Ranks.here()
+        stack.callback(ranks.leave)
+        writer = ranks.writer(
+            folder, info, names, dtype, tokens, context, shard_mib, resume, text.about,
+            special=special_ids(model), packed=pack, statistics=statistics,
+        )  # fmt: skip
+        stack.callback(writer.close)
+        if not writer.is_finished:
+            blocks = writer.skip_written(_blocks(model, info, texts_or_token_blocks, context, text))
+            run = Capture(model, names)
+            if ranks.world > 1:
+                writer.set_widths(run.widths())
+            hidden = not progress or ranks.rank > 0
+            bar = tqdm(total=tokens, initial=writer.rows, unit="tok", unit_scale=True, desc="cache", disable=hidden)
+            _run_all(run, writer, blocks, batch, context if pack else None, stack.enter_context(bar))
     return Shards.open(folder)
+
+
+def _run_all(
+    run: Capture, writer: ShardWriter, blocks: Iterator[Block], batch: int, packed_to: int | None, bar: Any
+) -> None:
+    """Read the blocks and hand over their rows, to the end or until a signal asks to stop."""
+    with Stopping() as stopping:
+        for some in writer.share(batches(blocks, batch, packed_to)):
+            padded = assemble(some, batch, packed_to)
+            captured = run(padded)
+            writer.add(captured.rows, padded, captured.wait)
+            bar.update(writer.rows - bar.n)
+            if stopping.signal:
+                writer.stop()
+                stopping.leave()
+        writer.finish()
 
 
 class TextNames:
@@ -120,7 +156,7 @@ class TextNames:
         return {"names": shown, "more_names": len(names) > MOST_NAMES, "documents": last + 1}
 
 
-def _blocks(model: TransformerBridge, source: Iterable[Any], context: int, text: TextNames) -> Iterator[Block]:
+def _blocks(model: Any, info: ModelInfo, source: Iterable[Any], context: int, text: TextNames) -> Iterator[Block]:
     source = iter([source] if isinstance(source, str) else source)
     first = next(source, None)
     if first is None:
@@ -128,32 +164,4 @@ def _blocks(model: TransformerBridge, source: Iterable[Any], context: int, text:
     source = itertools.chain([first], source)
     if isinstance(first, str) or hasattr(first, "text"):
         return token_blocks(model, text.passing(source), context)
-    info = model_info(model)
     return given_blocks(source, info.n_ctx, info.d_vocab)
-
-
-@torch.no_grad()
-def capture(model: TransformerBridge, blocks: PaddedBlocks, sites: list[str]) -> dict[str, Tensor]:
-    """Activations `[row d]` of `sites` (canonical names) at the real tokens of one batch, in the model's dtype."""
-    device = next(model.parameters()).device
-    real = blocks.real.to(device)
-    rows: dict[str, Tensor] = {}
-
-    def keep(site: str) -> Any:
-        def hook(value: Tensor, hook: Any) -> None:
-            if value.shape[:2] != real.shape or value.ndim < 3:
-                raise UserError(
-                    f"expected {site} to be [batch seq …]; got {list(value.shape)}; choose a site with one row a token"
-                )
-            rows[site] = value.flatten(2)[real].cpu()
-
-        return hook
-
-    hooks: list[Any] = [(site, keep(site)) for site in sites]
-    model.run_with_hooks(blocks.tokens.to(device), fwd_hooks=hooks, stop_at_layer=stop_layer(sites))
-    for site in sites:
-        if site not in rows:
-            raise UserError(f"expected {site} to be computed in a forward pass; it never fired; choose another site")
-        if not torch.isfinite(rows[site]).all():
-            raise UserError(f"expected finite activations at {site}; got NaN or infinity; load the model in float32")
-    return rows

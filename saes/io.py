@@ -7,9 +7,9 @@ a killed writer leaves at most a `.tmp-*` file, which nothing here ever opens.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
-import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +21,12 @@ from torch import Tensor
 from .errors import UserError
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
-          "I32": torch.int32, "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
+          "I8": torch.int8, "I32": torch.int32, "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
+
+
+# The process has one mask for all threads, and it can only be read by setting it: so once, before there are any.
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 @contextlib.contextmanager
@@ -33,12 +38,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # safetensors makes its files for the owner alone
+        temporary.chmod(0o666 & ~UMASK)  # safetensors makes its files for the owner alone
         temporary.replace(path)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the folder's list of names: until then a loss of power may undo a rename."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -50,14 +66,25 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object; UserError naming `what` was expected when the file is missing or broken."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"expected {what} at {path}; could not read it ({error}); check the path or make it anew"
-        ) from error
+        raise _unreadable(what, str(path), error) from error
+    return parse_json(text, what, str(path))
+
+
+def parse_json(text: str, what: str, where: str) -> dict[str, Any]:
+    """The JSON object that `text` holds; UserError naming `what` was expected at `where` when it is none."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(what, where, error) from error
     if not isinstance(data, dict):
-        raise UserError(f"expected {what} at {path}; got JSON that is not an object; make it anew")
+        raise UserError(f"expected {what} at {where}; got JSON that is not an object; make it anew")
     return data
+
+
+def _unreadable(what: str, where: str, error: Exception) -> UserError:
+    return UserError(f"expected {what} at {where}; could not read it ({error}); check the path or make it anew")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -84,26 +111,45 @@ def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
         raise UserError(f"expected {what} at {path}; could not read it ({error}); make it anew") from error
 
 
+def map_file(path: Path) -> Tensor:
+    """The bytes of a file, mapped into memory: privately, so that writing there never reaches the file, and without keeping
+    it open, so that a folder may have more files than a process may open. OSError or ValueError when it cannot be.
+    """
+    with path.open("rb") as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if not size:
+            raise ValueError(f"{path.name} is empty")
+        # torch takes names in UTF-8 only, and a file's need not be.
+        name = str(path) if str(path).isprintable() else f"/proc/self/fd/{handle.fileno()}"
+        try:
+            return torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise OSError(f"could not map {path}: {error}") from error
+
+
 def map_tensors(path: Path) -> dict[str, Tensor]:
     """Memory-map the tensors of a safetensors file (private mapping: writing to one never reaches the file).
 
     Raises OSError or ValueError when the file is missing, truncated or no such file.
     """
-    with path.open("rb") as handle:
-        head = handle.read(8)
-        header_bytes = int.from_bytes(head, "little")
-        if len(head) < 8 or 8 + header_bytes > path.stat().st_size:
-            raise ValueError(f"{path.name} is not a whole safetensors file")
-        try:
-            header = json.loads(handle.read(header_bytes))
-            header.pop("__metadata__", None)
-            data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
-            return {name: _view(data, entry, 8 + header_bytes) for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, OverflowError) as error:
-            raise ValueError(f"{path.name} has a damaged header: {error}") from error
+    return tensors_in(map_file(path), path.name)
 
 
-def _view(data: mmap.mmap, entry: dict[str, Any], base: int) -> Tensor:
+def tensors_in(data: Tensor, name: str) -> dict[str, Tensor]:
+    """The tensors of a mapped safetensors file, without a copy; ValueError that calls it `name` when it is no such file."""
+    view = data.numpy().data
+    base = 8 + int.from_bytes(view[:8], "little")
+    if len(view) < 8 or base > len(view):
+        raise ValueError(f"{name} is not a whole safetensors file")
+    try:
+        header = json.loads(bytes(view[8:base]))
+        header.pop("__metadata__", None)
+        return {key: _view(view, entry, base) for key, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{name} has a damaged header: {error}") from error
+
+
+def _view(data: memoryview, entry: dict[str, Any], base: int) -> Tensor:
     shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
     count = int(torch.tensor(shape).prod()) if shape else 1
     if count == 0:

@@ -15,11 +15,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float32, Int
 from torch import Tensor
 
 from .errors import UserError
-from .shards import Shards
+from .shards.folder import Batch, Shards
 
 
 class JoinedShards(Shards):
@@ -38,7 +38,7 @@ class JoinedShards(Shards):
         names = " ".join(f"{name}={part.fingerprint}" for name, part in self.parts.items())
         manifest["fingerprint"] = hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
         manifest["model"] = joined_model(manifest["models"])
-        super().__init__(first.folder, manifest)
+        super().__init__(first.storage, manifest)
 
     @cached_property
     def tokens(self) -> Int[Tensor, "row"]:
@@ -73,6 +73,27 @@ class JoinedShards(Shards):
             if own:
                 out |= {f"{name}:{site}": x.to(self.dtype) for site, x in part.read(own, rows).items()}
         return {site: out[site] for site in sites}
+
+    def _batch(self, sites: list[str], rows: slice | Int[Tensor, "row"]) -> Batch:
+        """The chosen rows, and what token each is in the first model's vocabulary."""
+        _, *columns = next(iter(self.parts.values()))._batch([], rows)
+        return Batch(self.read(sites, rows), *columns)
+
+    def norms(self, site: str) -> Float32[Tensor, "row"]:
+        """Norms of one site, of the Shards that its name begins with."""
+        self.width(site)
+        name, _, own = site.partition(":")
+        return self.parts[name].norms(own)
+
+    def _prepare(self, start: int, stop: int) -> None:
+        """Have the rows from `start` to `stop` of every part made ready."""
+        for part in self.parts.values():
+            part._prepare(start, stop)
+
+    def _has_room(self, window: int) -> bool:
+        """Whether every part has room for two windows."""
+        rooms = [part._has_room(window) for part in self.parts.values()]  # all of them, each may refuse
+        return all(rooms)
 
     def __repr__(self) -> str:
         return f"JoinedShards({', '.join(f'{name}: {part.folder}' for name, part in self.parts.items())}; {len(self):,} rows)"

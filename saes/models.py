@@ -36,6 +36,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .errors import UserError
+from .plain_modules import PlainModel, as_model
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -177,33 +178,39 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def model_info(model: TransformerBridge) -> ModelInfo:
-    """Describe a bridge. The fingerprint takes about a second per 200M parameters, so it is kept until the weights change.
+def model_info(model: Any) -> ModelInfo:
+    """Describe a bridge or a plain module (plain_modules.py).
 
+    The fingerprint takes about a second per 200M parameters, so it is kept until the weights change.
     Each call looks for a change by addresses, torch's version counters and a few numbers of every parameter (milliseconds).
     What writes through `.data` moves no counter: it is noticed where it reaches one of those numbers, as an optimiser or a
     merged adapter does, and a single element that is set so is not. Set it under `torch.no_grad()` instead.
     """
-    state = _weights_state(model)
-    kept_state, known = model.__dict__.get("_unweave_info", (None, None))
+    model = as_model(model)
+    holder = model.module if isinstance(model, PlainModel) else model
+    state = (_weights_state(model), id(model.tokenizer), holder is model or model.name)
+    kept_state, known = holder.__dict__.get("_unweave_info", (None, None))
     if known is None or kept_state != state:
-        cfg: Any = model.cfg
         known = ModelInfo(
-            name=model.__dict__.get("_unweave_name") or str(cfg.model_name),
             fingerprint=_hash_weights(model),
             tokenizer=_hash_vocabulary(model.tokenizer),
-            architecture=str(cfg.architecture),
-            n_layers=cfg.n_layers,
-            d_model=cfg.d_model,
-            n_ctx=cfg.n_ctx,
-            d_vocab=cfg.d_vocab,
             bos=_bos(model.tokenizer),
+            **_named_shape(model),
         )
-        model.__dict__["_unweave_info"] = (state, known)
+        holder.__dict__["_unweave_info"] = (state, known)
     return known
 
 
-def _weights_state(model: TransformerBridge) -> tuple[Any, ...]:
+def _named_shape(model: Any) -> dict[str, Any]:
+    if isinstance(model, PlainModel):
+        return {"name": model.name, "architecture": type(model.module).__name__, **model.shape()}
+    cfg = model.cfg
+    shape = {name: getattr(cfg, name) for name in ("n_layers", "d_model", "n_ctx", "d_vocab")}
+    name = model.__dict__.get("_unweave_name") or str(cfg.model_name)
+    return {"name": name, "architecture": str(cfg.architecture), **shape}
+
+
+def _weights_state(model: Any) -> tuple[Any, ...]:
     """What differs once a parameter was replaced, moved or written to; `model_info` says what it cannot see."""
     places: list[tuple[Any, ...]] = []
     numbers: dict[torch.device, list[Tensor]] = {}
@@ -217,6 +224,8 @@ def _weights_state(model: TransformerBridge) -> tuple[Any, ...]:
 
 
 def _bos(tokenizer: Any) -> int | None:
+    if tokenizer is None:
+        return None
     if tokenizer.bos_token == "<|im_start|>":
         plain = tokenizer.convert_tokens_to_ids("<|endoftext|>")  # an unknown token gives None or the id of another
         if plain is not None and tokenizer.convert_ids_to_tokens(plain) == "<|endoftext|>":
@@ -224,9 +233,15 @@ def _bos(tokenizer: Any) -> int | None:
     return tokenizer.bos_token_id
 
 
-def _hash_weights(model: TransformerBridge) -> str:
+def special_ids(model: Any) -> list[int]:
+    """Ids of the tokenizer's special tokens (BOS, padding, chat markers), in order; none where there is no tokenizer."""
+    return sorted({int(token) for token in getattr(as_model(model).tokenizer, "all_special_ids", [])})
+
+
+def _hash_weights(model: Any) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(model.named_parameters()):
+    named = model.weights() if isinstance(model, PlainModel) else model.named_parameters()
+    for name, parameter in sorted(named, key=lambda pair: pair[0]):
         rounded = parameter.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(f"{name}{tuple(rounded.shape)}".encode())
         digest.update(rounded.view(torch.int16).numpy().data)
@@ -234,6 +249,8 @@ def _hash_weights(model: TransformerBridge) -> str:
 
 
 def _hash_vocabulary(tokenizer: Any) -> str:
+    if tokenizer is None:
+        return "none"
     pairs = sorted((index, token) for token, index in tokenizer.get_vocab().items())
     return hashlib.blake2b(repr(pairs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 

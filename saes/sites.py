@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
 from .errors import UserError
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from .plain_modules import PlainModel, as_model
 
 # Where one hook point has several names, the first suffix here that names it is the canonical one.
 PREFERRED = ("hook_resid_pre", "hook_resid_post", "hook_resid_mid", "mlp.hook_in", "mlp.hook_out", "mlp.hook_pre",
@@ -22,8 +20,11 @@ PREFERRED = ("hook_resid_pre", "hook_resid_post", "hook_resid_mid", "mlp.hook_in
 MODULE = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)(?:\.(mlp|self_attn|attn|attention))?(?:\.(input|output))?")
 
 
-def resolve_site(model: TransformerBridge, name: str) -> str:
-    """The canonical spelling of a site of `model`; UserError with the nearest names when there is no such site."""
+def resolve_site(model: Any, name: str) -> str:
+    """The canonical spelling of a site of `model` (a bridge, or a plain module); UserError with near names where there is none."""
+    model = as_model(model)
+    if isinstance(model, PlainModel):
+        return model.resolve(name)
     hooks = model.hook_dict
     given = name if name in hooks else _module_path(name)
     if given not in hooks:

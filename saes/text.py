@@ -8,7 +8,7 @@ batch are padded on the right: attention is causal, so padding cannot reach a re
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,9 +16,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .models import model_info
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from .plain_modules import as_model
 
 
 class Block(NamedTuple):
@@ -41,11 +39,45 @@ class PaddedBlocks(NamedTuple):
         documents = self.documents[:, None].expand_as(self.tokens)
         return self.tokens[self.real], positions[self.real], documents[self.real]
 
+    def index(self) -> Int[Tensor, "row"]:
+        """Where each row stands in the flattened `[batch seq]`."""
+        return self.real.flatten().nonzero().squeeze(1)
 
-def token_blocks(model: TransformerBridge, texts: Iterable[Any], context: int = 128) -> Iterator[Block]:
+    @property
+    def number(self) -> int:
+        """Number of blocks."""
+        return len(self.tokens)
+
+
+class PackedBlocks(NamedTuple):
+    """`number` blocks of one forward pass, several in a line of it.
+
+    `positions` begin anew with each block; `order` is where each row stands in the flattened `[batch seq]`.
+    """
+
+    tokens: Int[Tensor, "batch seq"]
+    positions: Int[Tensor, "batch seq"]
+    order: Int[Tensor, "row"]
+    documents: Int[Tensor, "row"]
+    number: int
+
+    def rows(self) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"], Int[Tensor, "row"]]:
+        """Token, position and document of each real token, in the order of its row."""
+        return self.tokens.flatten()[self.order], self.positions.flatten()[self.order], self.documents
+
+    def index(self) -> Int[Tensor, "row"]:
+        """Where each row stands in the flattened `[batch seq]`."""
+        return self.order
+
+
+def token_blocks(model: Any, texts: Iterable[Any], context: int = 128) -> Iterator[Block]:
     """Cut texts (strings, or things with a `.text`) into blocks of at most `context` tokens, BOS included."""
-    tokenizer: Any = model.tokenizer
+    tokenizer: Any = as_model(model).tokenizer
     info = model_info(model)
+    if tokenizer is None:
+        raise UserError(
+            f"expected token blocks, or a tokenizer; got text for {info.name}, which has none; give tokenizer=…"
+        )
     if not 2 <= context <= info.n_ctx:
         raise UserError(
             f"expected a context of 2 to {info.n_ctx} tokens ({info.name}); got {context}; change --context"

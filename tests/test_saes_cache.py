@@ -11,8 +11,8 @@ import toys
 from saes_toys import MLP_IN, MLP_OUT, RESID, cached, model, texts
 from torch.testing import assert_close
 from unweave.saes import Document, Shards, UserError, cache, resolve_site, to_tokens
+from unweave.saes.shards.writer import ShardWriter
 from unweave.saes.text import given_blocks, token_blocks
-from unweave.saes.writer import ShardWriter
 
 ALL = (RESID, MLP_IN, MLP_OUT)
 

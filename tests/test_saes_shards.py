@@ -3,6 +3,7 @@ from itertools import chain
 
 import pytest
 import torch
+from saes_damage import copied, edit, touch
 from saes_toys import MLP_OUT, RESID, cached, shards_of
 from torch.testing import assert_close
 from unweave.saes import Shards, UserError
@@ -16,25 +17,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def copy(folder, tmp_path):
-    """A copy that a test may damage."""
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
-def edit(copy, **changes):
-    path = copy / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for key, change in changes.items():
-        manifest[key] = change(manifest[key])
-    path.write_text(json.dumps(manifest))
-
-
-def touch(copy):
-    shards = Shards.open(copy)
-    for site in shards.sites:
-        shards[site][:]
-    return shards
+    return copied(folder, tmp_path)
 
 
 def test_chosen_rows_are_those_of_the_whole(folder):
@@ -151,14 +134,53 @@ def test_a_shard_of_another_size_is_noticed_when_the_folder_is_opened(copy, dama
         Shards.open(copy)
 
 
-@pytest.mark.parametrize("at", [3, 60, -1])
-def test_one_flipped_bit_is_noticed_when_the_shard_is_read(copy, at):
+def places(size: int) -> list[int]:
+    """The length of the header, the header, the data: ends and some between."""
+    inside = torch.randint(0, size, (12,), generator=torch.Generator().manual_seed(0)).tolist()
+    return [0, 3, 7, 8, 60, *inside, size - 1]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_one_flipped_bit_is_noticed_when_the_shard_is_read(copy, version):
     path = copy / "shard-00001.safetensors"
-    data = bytearray(path.read_bytes())
-    data[at] ^= 4
-    path.write_bytes(bytes(data))
-    with pytest.raises(UserError, match="checksum differs"):
-        touch(copy)
+    whole = path.read_bytes()
+    if version == 1:
+        edit(copy, version=lambda _: 1, shards=lambda s: [{k: v for k, v in one.items() if k != "xxh3"} for one in s])
+    for at in places(len(whole)):
+        data = bytearray(whole)
+        data[at] ^= 1 << (at % 8)
+        path.write_bytes(bytes(data))
+        with pytest.raises(UserError, match=r"shard-00001.*checksum differs"):
+            touch(copy)
+    path.write_bytes(whole)
+    touch(copy)
+
+
+def test_a_shard_that_goes_after_the_folder_was_opened_is_a_user_error(copy):
+    shards = Shards.open(copy)
+    (copy / "shard-00001.safetensors").unlink()
+    with pytest.raises(UserError, match=r"expected the shard .*shard-00001"):
+        shards[RESID][:]
+    shards = Shards.open(copy) if (copy / "shard-00001.safetensors").exists() else shards
+    (copy / "shard-00001.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"expected the shard .*shard-00001.*empty"):
+        shards[RESID][:]
+
+
+def test_what_was_read_before_a_damaged_shard_stays_right(copy):
+    """A reader that meets damage can go on with other rows; a damaged shard is refused every time."""
+    path = copy / "shard-00002.safetensors"
+    whole = Shards.open(copy)[RESID][:]
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+    shards = Shards.open(copy)
+    start = sum(entry["rows"] for entry in shards.manifest["shards"][:2])
+    stop = start + shards.manifest["shards"][2]["rows"]
+    for _ in range(2):
+        for rows in (slice(start, stop), torch.tensor([0, start])):
+            with pytest.raises(UserError, match="checksum differs"):
+                shards[RESID][rows]
+        others = torch.cat([torch.arange(start), torch.arange(stop, len(shards))])
+        assert_close(shards[RESID][others], whole[others], rtol=0, atol=0)
 
 
 def test_an_unfinished_folder_is_refused_unless_asked_for(copy):
@@ -176,6 +198,9 @@ def test_an_unfinished_folder_is_refused_unless_asked_for(copy):
         {"shards": lambda s: s[:1]}, {"shards": lambda s: [{**s[0], "rows": "many"}, *s[1:]]},
         {"shards": lambda s: [{**s[0], "file": "../a/shard-00000.safetensors"}, *s[1:]]},
         {"shards": lambda s: [{**s[0], "file": "/etc/hostname"}, *s[1:]]},
+        {"fingerprint": lambda f: "0" + f[1:] if f[0] != "0" else "1" + f[1:]}, {"version": lambda _: None}, {"dtype": lambda _: "int32"},
+        {"shards": lambda s: [{**s[0], "rows": -1}, *s[1:]]}, {"shards": lambda s: [{**s[0], "sha256": 5}, *s[1:]]},
+        {"shards": lambda s: [{**s[0], "file": "a\\b"}, *s[1:]]}, {"shards": lambda s: [*s, s[0]]}, {"shards": lambda s: s[::-1]},
         {"shards": lambda _: [], "rows": lambda _: 0}, {"model": lambda _: None}, {"model": lambda m: {"name": m["name"]}},
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ..saes.cli import Folder, Result, sae_train
+from ..saes.cli import Folder, Place, Result, sae_train
 from .circuit_commands import convert, trace, validate
 from .loading import Text, load
 
@@ -19,14 +19,17 @@ def cache(
     model: Text,
     text: tuple[str, ...],
     sites: tuple[str, ...],
-    out: Path,
+    out: Place,
     tokens: int = 1_000_000,
     context: int = 128,
     batch: int = 8,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-    stored: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    stored: Literal["bfloat16", "float16", "float32", "int8"] = "bfloat16",
     device: str | None = None,
     resume: bool = False,
+    pack: bool = False,
+    statistics: bool = False,
+    shard_mib: int = 128,
 ) -> Result:
     """Cache activations of text (text → Shards).
 
@@ -34,14 +37,17 @@ def cache(
         model: A name that TransformerLens or the hub knows, a local folder, or smollm2-135m.
         text: Files or folders (.txt .md .py .jsonl, also .gz), or the word bundled for the text that comes along.
         sites: Where to read, e.g. blocks.12.hook_resid_post blocks.8.mlp.hook_in blocks.8.mlp.hook_out.
-        out: Folder for the Shards.
+        out: Folder for the Shards, or a URL, e.g. s3://bucket/name.
         tokens: Tokens to cache at most.
         context: Tokens the model reads together, BOS included.
         batch: Blocks of `context` tokens in one forward pass.
         dtype: What the model computes in; auto takes bfloat16 where that is faster here.
-        stored: What the activations are stored in.
+        stored: What the activations are stored in; int8 has a scale for each row.
         device: Device of the model, e.g. cuda or cpu; left out: CUDA where there is one.
         resume: Go on with an unfinished folder.
+        pack: Let short documents share a line of `context` tokens, none seeing another, instead of padding them.
+        statistics: Keep mean and variance of every dimension, and the number of massive rows, beside the activations.
+        shard_mib: MiB at which a file is closed: what a killed run loses at most.
     """
     import torch
 
@@ -60,13 +66,16 @@ def cache(
         batch=batch,
         resume=resume,
         source=text,
+        pack=pack,
+        statistics=statistics,
+        shard_mib=shard_mib,
     )
     return {"out": str(out), "rows": len(shards), "sites": shards.sites, "fingerprint": shards.fingerprint}
 
 
 def evaluate(
     dictionary: Folder,
-    activations: Path,
+    activations: Place,
     model: str | None = None,
     ce_tokens: int = 4096,
     probe: bool = False,
@@ -78,7 +87,7 @@ def evaluate(
 
     Args:
         dictionary: Folder of the dictionary.
-        activations: Folder of Shards.
+        activations: Folder of Shards, or its URL.
         model: Model to splice the dictionary into, for cross-entropy and KL.
         ce_tokens: Tokens to measure cross-entropy on.
         probe: Also train sparse probes: how well a few latents tell language, code, quotation, number and parts of speech.
@@ -101,7 +110,7 @@ def evaluate(
 
 def collect(
     dictionary: Folder,
-    activations: Path,
+    activations: Place,
     out: Path,
     model: str | None = None,
     codes_mib: int = 2048,
@@ -114,7 +123,7 @@ def collect(
 
     Args:
         dictionary: Folder of the dictionary.
-        activations: Folder of Shards.
+        activations: Folder of Shards, or its URL.
         out: Folder for the FeatureStore.
         model: Model for vocabulary and logits; left out: the one that the Shards name.
         codes_mib: Keep every activation too if that takes at most so many MiB (16 bytes each; exact intervals and
