@@ -16,6 +16,7 @@ from typing import Any, Literal
 from .dictionary_config import DictionaryConfig, as_sites
 from .drawn import drawn
 from .errors import UserError
+from .keep import MASSIVE
 
 PENALISED = ("relu", "gated", "jumprelu")  # rules whose sparsity comes from a penalty, not from k
 # The first is the usual one.
@@ -24,11 +25,15 @@ PENALTIES = {
     "gated": ("l1",),
     "jumprelu": ("l0", "tanh"),
 }
-LEAST = {"tokens": 1, "batch": 1, "log_every": 1, "checkpoint_every": 1, "accumulate": 1, "drop_positions": 0}
+LEAST = {
+    **dict.fromkeys(("tokens", "batch", "log_every", "checkpoint_every", "accumulate"), 1),
+    **dict.fromkeys(("drop_positions", "window"), 0),
+}
 CHOICES = {
     "matmul": ("auto", "float32", "bfloat16"),
     "center": ("mean", "median", "none"),
     "optimizer": ("adam", "factored"),
+    "massive": MASSIVE,
 }
 
 
@@ -76,10 +81,16 @@ class TrainConfig:
     """Share of the old in a running average of the weights that is saved instead of the last ones, e.g. 0.999; 0: none."""
     drop_positions: int = 1
     """Leading positions of a block that are left out of training (the attention sink)."""
+    drop_special: bool = True
+    """Leave out the tokenizer's special tokens (BOS, EOS, padding, chat markers) wherever they stand in the text."""
     drop_norm: float = 10.0
-    """Leave out tokens whose norm exceeds this many times the median, at any site of the dictionary; 0 keeps all."""
+    """Tokens are massive whose norm exceeds this many times the median, at any site of the dictionary; 0: none are."""
+    massive: Literal["drop", "clip"] = "drop"
+    """Massive tokens: drop leaves them out of training, clip shortens them to that norm (in the model they pass through either way)."""
     held_out: float = 0.1
     """Share of the documents that is kept for evaluation."""
+    window: int = 0
+    """Shards whose rows are mixed at once, in which case only so many need be at hand; 0: the rows of all shards are."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: int = 200
@@ -99,7 +110,7 @@ class TrainConfig:
         for name in ("warmup", "decay", "auxk", "drop_norm", "dead_after", "clip", "sparsity"):
             if not 0 <= (getattr(self, name) or 0) < float("inf"):
                 raise UserError(f"expected {name} to be zero or more; got {getattr(self, name)}")
-        for name in ("matmul", "center", "optimizer"):
+        for name in CHOICES:
             if getattr(self, name) not in CHOICES[name]:
                 raise UserError(f"expected {name} {', '.join(CHOICES[name])}; got {getattr(self, name)!r}")
         if self.lr is not None and not 0 < self.lr < float("inf"):

@@ -139,6 +139,7 @@ def test_sae_train_trains_and_prints_one_json_object(tmp_path, folder, capsys):
     assert (own.config.latents, own.config.k, own.read) == (16, 3, "a")
     assert printed["fingerprint"] == own.fingerprint
     assert printed["step"] == 10
+    assert printed["rows"] == own.metadata["rows"] and printed["rows"]["by_position"] > 0
     assert {"fvu", "l0", "dead_share", "loss", "out"} <= printed.keys()
     config = TrainConfig.from_dict(json.loads((tmp_path / "out" / "config.json").read_text()))
     assert config == TrainConfig(site="a", latents=16, k=3, tokens=500, batch=50, lr=0.01, seed=4)

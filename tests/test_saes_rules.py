@@ -1,7 +1,6 @@
-"""Every activation rule and layout is trained by config alone, becomes as sparse as asked, resumes bit for bit, and no option is idle."""
+"""Every activation rule and layout is trained by config alone, becomes as sparse as asked, and no option is idle."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -52,51 +51,6 @@ def run(own, data, out=None, **options):
 def stream(steps, seed=0):
     for number in range(steps):
         yield sparse_rows(BATCH, seed * 1000 + number)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    ("rule", "changes"),
-    [
-        *((rule, {}) for rule in ACTIVATIONS),
-        ("topk", dict(matryoshka=(4, 9))),
-        ("jumprelu", dict(matryoshka=(5,))),
-        ("batch_topk", dict(matryoshka=(4,))),
-    ],
-)
-def test_training_goes_on_where_it_was_stopped_bit_for_bit(layout, rule, changes, shards, tmp_path):
-    own = config(rule, layout, steps=7, checkpoint_every=3, log_every=1, **changes)
-    straight = run(own, shards, tmp_path / "straight")
-
-    class Stop(Exception):
-        pass
-
-    class Stops:
-        """The Shards, until a few batches have been taken."""
-
-    real = type(shards).batches
-
-    def interrupted(self, *args, **kwargs):
-        for number, batch in enumerate(real(self, *args, **kwargs)):
-            if number == 5:
-                raise Stop
-            yield batch
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(shards), "batches", interrupted)
-        with pytest.raises(Stop):
-            run(own, shards, tmp_path / "stopped")
-    resumed = run(own, shards, tmp_path / "stopped", resume=True)
-    for name, tensor in straight.named_parameters():
-        assert_close(dict(resumed.named_parameters())[name], tensor, rtol=0, atol=0, msg=name)
-    lines = [
-        [
-            {**json.loads(line), "tokens_per_s": 0}
-            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        ]
-        for name in ("straight", "stopped")
-    ]
-    assert lines[0] == lines[1] and len(lines[0]) == 7
 
 
 @pytest.mark.parametrize(
@@ -166,9 +120,10 @@ def test_training_explains_variance_in_every_layout(rule, layout):
         assert error < 0.9, site
 
 
-def test_no_option_is_idle(shards, tmp_path):
+def test_no_option_is_idle(shards, tmp_path, monkeypatch):
     """Each field, changed: the weights differ, or the run's files do, or it is refused."""
-    base = dict(rule="jumprelu", layout="sae", steps=12, dead_after=1, drop_norm=3.0)
+    base = dict(rule="jumprelu", layout="sae", steps=12, dead_after=1, drop_norm=1.5)
+    monkeypatch.setitem(shards.manifest, "special", shards.tokens[:1].tolist())
     changed = {
         "site": dict(site="b"),
         "site_out": dict(site_out="b"),
@@ -196,8 +151,11 @@ def test_no_option_is_idle(shards, tmp_path):
         "optimizer": dict(optimizer="factored"),
         "ema": dict(ema=0.5),
         "drop_positions": dict(drop_positions=3),
+        "drop_special": dict(drop_special=False),
         "drop_norm": dict(drop_norm=1.05),
+        "massive": dict(massive="clip"),
         "held_out": dict(held_out=0.4),
+        "window": dict(window=1),
         "log_every": dict(log_every=1),
         "checkpoint_every": dict(checkpoint_every=1),
     }

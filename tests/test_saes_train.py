@@ -6,7 +6,7 @@ from saes_toys import Synthetic, shards_of
 from torch.testing import assert_close
 from unweave.saes import Batch, Dictionary, TrainConfig, UserError, train
 from unweave.saes.rows import ShardRows, StreamRows, fit_scaling, held_out_rows
-from unweave.saes.run import Run
+from unweave.saes.runs.run import Run
 from unweave.saes.state import lr_factor
 
 ROWS = 500
@@ -77,7 +77,9 @@ def test_a_resumed_run_takes_the_same_steps_bit_for_bit(tmp_path, shards, monkey
     own = config(**KINDS[kind], dead_after=64)
     straight = run(own, shards, tmp_path / "straight")
     stopped(own, shards, tmp_path / "cut", step, monkeypatch)
-    assert (tmp_path / "cut" / "checkpoint.safetensors").exists() == (step >= 5)
+    assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == (
+        [f"checkpoint-{step // 5 * 5:08d}.safetensors"] if step >= 5 else []
+    )
     same(run(own, shards, tmp_path / "cut", resume=True), straight)
     assert log_of(tmp_path / "cut") == log_of(tmp_path / "straight")
     names = {"config.json", "metrics.jsonl", "cfg.json", "sae_weights.safetensors"}
@@ -131,7 +133,7 @@ def test_a_damaged_checkpoint_is_a_user_error(tmp_path, shards, monkeypatch, dam
     from safetensors.torch import save_file
 
     stopped(config(), shards, tmp_path / "cut", 12, monkeypatch)
-    path = tmp_path / "cut" / "checkpoint.safetensors"
+    (path,) = (tmp_path / "cut").glob("checkpoint-*")
     if damage == "no about":
         save_file({"silent_tokens": torch.zeros(3)}, path)
     else:
@@ -248,7 +250,8 @@ def test_massive_and_leading_rows_are_left_out_and_the_limits_kept_with_the_dict
     assert rows.rows.tolist() == expected.nonzero().squeeze(1).tolist()
     assert not expected[[ROWS // 3, ROWS // 2]].any()
     dictionary = Dictionary.load(run(own, shards, tmp_path / "out").folder)
-    assert dictionary.metadata["keep"] == {"drop_positions": 2, "max_norm": {"a": pytest.approx(float(limit))}}
+    rule = {"drop_positions": 2, "drop_tokens": [], "massive": "drop", "max_norm": {"a": pytest.approx(float(limit))}}
+    assert dictionary.metadata["keep"] == rule
     assert dictionary.kept(shards.positions, {"a": x}).tolist() == expected.tolist()
     assert dictionary.kept(None, {"a": x}).tolist() == (x.norm(dim=1) <= limit).tolist()
 
@@ -263,6 +266,26 @@ def test_scaling_is_mean_and_root_mean_square_of_the_training_rows(shards):
     uncentred = fit_scaling((type(next(rows.batches(0)))(*part) for part in parts), "none", rows.layout)
     assert not uncentred.mean_in.any()
     assert uncentred.scale_in == pytest.approx(float(x.square().mean().sqrt()))
+
+
+def test_of_many_rows_a_part_evenly_spaced_fits_the_scaling_and_no_other_is_read(shards, monkeypatch):
+    read, real = [], type(shards).read
+    monkeypatch.setattr(type(shards), "read", lambda self, sites, rows: read.append(rows) or real(self, sites, rows))
+    monkeypatch.setattr("unweave.saes.rows.SCALING_ROWS", 100)
+    rows = ShardRows(config(), shards)
+    (index,) = read
+    assert len(index) == 100
+    places = torch.searchsorted(rows.rows, index)
+    assert torch.equal(rows.rows[places], index) and set(places.diff().tolist()) == {
+        len(rows.rows) // 100,
+        len(rows.rows) // 100 + 1,
+    }
+    x = shards["a"][index].double()
+    assert_close(rows.scaling.mean_in, x.mean(0).float())
+    monkeypatch.setattr("unweave.saes.rows.SCALING_ROWS", 10**6)
+    read.clear()
+    ShardRows(config(), shards)
+    assert torch.equal(torch.cat(read), rows.rows)
 
 
 def test_held_out_documents_are_never_trained_on(shards):

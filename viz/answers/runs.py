@@ -55,7 +55,7 @@ def progress(run: Run) -> dict[str, Any]:
 def _age(run: Run) -> float:
     """Seconds since the run last wrote."""
     assert run.folder is not None
-    written = [run.folder / name for name in ("metrics.jsonl", "config.json", "checkpoint.safetensors")]
+    written = [run.folder / "metrics.jsonl", run.folder / "config.json", *run.folder.glob("checkpoint*")]
     return time.time() - max((path.stat().st_mtime for path in written if path.exists()), default=0.0)
 
 

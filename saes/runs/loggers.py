@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from .errors import UserError
+from ..errors import UserError
+from ..io import atomic_path
 
 PROJECT = "unweave"
 
@@ -36,6 +37,13 @@ class JsonLines:
     def __init__(self, path: Path):
         self.path = path
 
+    def cut(self, step: int) -> None:
+        """Keep the lines up to this step; one that was cut off when its writer was killed goes too."""
+        lines = self.path.read_text("utf-8", "replace").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
+
     def log(self, line: dict[str, Any]) -> None:
         """Write the line."""
         with self.path.open("a", encoding="utf-8") as handle:
@@ -43,6 +51,13 @@ class JsonLines:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 class TensorBoard:

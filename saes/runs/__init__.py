@@ -1,0 +1,1 @@
+"""A training run's folder: its lock, its log, its checkpoints, and how it ends."""
