@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Each makes the virtual environment that it needs; a second call is quick.
 #
 #   make demo    the whole story on a real language model: ./demo/report.html
-#   make test    the tests; ARGS="-k topk -x" goes to pytest
+#   make test    the tests, in WORKERS processes (2; 0: in one); ARGS="-k topk -x" goes to pytest
 #   make check   lint, format and types; every GPU kernel compiled by the oldest and the newest Triton (1 to 2 GB in ./build)
 #   make bench   the benchmarks; ARGS goes to the driver
 #   make interop SAELens, dictionary_learning and sparsify compute from our dictionaries what we do, and we from theirs
@@ -15,6 +15,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 ARGS ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -39,8 +40,9 @@ export PYTHONSAFEPATH := 1
 demo: $(VENV)/.package
 	$(BIN)/unweave demo --out demo $(ARGS)
 
+# Two processes with a thread each take less than two threads that wait for each other; a file's tests stay together.
 test: $(VENV)/.package
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # Four parts, so that `make -k check` shows what is wrong in all of them.
 check: lint format types aot

@@ -21,10 +21,12 @@ TRACE = [f"tests/{name}.py" for name in ("test_circuits_adjoint", "test_circuits
 # Of each benchmark the tests that have to pass before it is run.
 BENCHMARKS = {
     "browse": ["tests/test_viz_server.py"],
+    "caching": ["tests/test_saes_cache.py", "tests/test_saes_cache_crash.py", "tests/test_saes_capture.py"],
     "dashboards": ["tests/test_saes_stats.py", "tests/test_saes_collect.py"],
     "model": ["tests/test_benchmarks.py"],
     "ops": [*OPS, "tests/test_kernels_gpu_encode.py", "tests/test_kernels_gpu_decode.py"],
     "quality": [*OPS, *STEP],
+    "reading": [f"tests/test_saes_{name}.py" for name in ("shards", "shards_stored", "reading", "storage")],
     "scaling": [*OPS, *STEP],
     "step": [*OPS, *STEP],
     "trace": TRACE,

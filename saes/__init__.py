@@ -35,7 +35,7 @@ from .latents.said.labels import Labels
 from .latents.said.mark import Mark
 from .latents.shelf.store import Feature, FeatureStore
 from .models import ModelInfo, load_model, model_info, to_tokens, token_strings
-from .shards import Batch, Shards
+from .shards.folder import Batch, Shards
 from .sites import resolve_site
 from .splice import splice
 from .streamed import stream

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +23,12 @@ from .config import TrainConfig
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .shards import Shards
+    from .shards.folder import Shards
 
 Result = dict[str, Any]
 Folder = Annotated[Path, tyro.conf.Positional]
+# A folder of Shards. No Path: it would take a slash from a URL.
+Place = Annotated[str | Path, tyro.conf.arg(metavar="PATH|URL")]
 Flat = tyro.conf.OmitArgPrefixes
 
 
@@ -46,6 +49,8 @@ def run_command(call: Callable[[], Result], as_json: bool) -> int:
             file=sys.stderr,
         )
         return 130
+    if os.environ.get("RANK", "0") != "0":  # of several processes that torchrun started, the first one speaks
+        return 0
     if as_json:
         print(json.dumps(result, ensure_ascii=False, default=str))
     else:
@@ -71,50 +76,58 @@ def shown(value: Any) -> str:
 
 
 def sae_train(
-    shards: Folder,
+    shards: Annotated[Place, tyro.conf.Positional],
     out: Path,
     config: Annotated[TrainConfig, Flat],
     resume: bool = False,
     device: str | None = None,
     sweep: tuple[str, ...] = (),
     loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = (),
+    keep: int = 1,
+    latent_ranks: int = 1,
 ) -> Result:
     """Train a dictionary on cached activations (Shards → Dictionary), or with --sweep many at once.
 
     Args:
-        shards: Folder of cached activations (`unweave cache` makes one).
-        out: Folder for the run: config, log, checkpoint, and the dictionary.
+        shards: Folder of cached activations (`unweave cache` makes one), or its URL.
+        out: Folder for the run: config, log, checkpoints, and the dictionary.
         config: How to train.
-        resume: Go on from the last checkpoint of a run that was interrupted.
+        resume: Go on from the last checkpoint of a run that was interrupted; SIGTERM and Ctrl-C write one before they end it.
         device: Device to train on, e.g. cuda or cpu; left out: CUDA where there is one.
         sweep: Settings to vary, e.g. k=16,32 lr=1e-3,3e-3: every combination trains, all from one pass over the activations, each in a
             folder of its own under `out`, and sweep.json there has what came of them.
         loggers: Where the numbers go besides metrics.jsonl, as far as they are installed.
+        keep: Checkpoints that are kept, the newest ones; a damaged one is passed over for the one before.
+        latent_ranks: Under torchrun, how many processes share out the latents; the others, by this number, share out each batch.
     """
-    from .shards import Shards
+    from .shards.folder import Shards
     from .train import train
 
     if sweep and loggers:
         raise UserError("expected --loggers with a single run; a sweep writes metrics.jsonl for each; drop one")
     if sweep:
-        return _sweep(Shards.open(shards), out, config, sweep, resume, device)
-    dictionary = train(config, Shards.open(shards), out, resume=resume, device=device, loggers=loggers)
+        return _sweep(Shards.open(shards), out, config, sweep, resume, device, keep)
+    opened = Shards.open(shards)
+    dictionary = train(
+        config, opened, out, resume=resume, device=device, loggers=loggers, keep=keep, latent_ranks=latent_ranks
+    )
     return {
         "out": str(out),
         "dictionary": repr(dictionary),
         "fingerprint": dictionary.fingerprint,
+        "rows": dictionary.metadata.get("rows"),
         **last_line(out),
     }
 
 
 def _sweep(
-    shards: Shards, out: Path, config: TrainConfig, sweep: tuple[str, ...], resume: bool, device: str | None
+    shards: Shards, out: Path, config: TrainConfig, sweep: tuple[str, ...], resume: bool, device: str | None, keep: int
 ) -> Result:
     from .io import write_json
     from .sweep import grid, names_of, parsed, train_many
 
     configs = grid(config, **dict(map(parsed, sweep)))
-    many = train_many(configs, shards, out, resume=resume, device=device)
+    many = train_many(configs, shards, out, resume=resume, device=device, keep=keep)
     runs = []
     for name, dictionary in zip(names_of(configs), many, strict=True):
         runs.append({"run": name, "fingerprint": dictionary.fingerprint, **last_line(out / name)})

@@ -6,7 +6,7 @@ Both leave the arithmetic alone: on other devices `stepper` gives the step itsel
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ AHEAD = 2  # steps
 WARM_UP = 3  # steps before the capture, in which kernels are compiled and workspaces made
 
 
-def on_device(pairs: Iterable[Pair], device: torch.device) -> Iterator[Pair]:
+def on_device(pairs: Iterable[Pair], device: torch.device) -> Generator[Pair, None, None]:
     """The pairs on `device`; to CUDA from pinned memory on a stream of their own, so that the copy overlaps the last step."""
     if device.type != "cuda":
         yield from (Pair(pair.x.to(device), pair.y.to(device)) for pair in pairs)
@@ -50,7 +50,8 @@ def stepper(state: TrainState) -> Callable[[Pair], Float[Tensor, "metric"]]:
     """A training step bound to the state: the fast one where it applies (on CUDA captured as a graph), else the plain one."""
     if not step.applies(state):
         return partial(take_step, state, plain.update)
-    return GraphedStep(state) if state.lr.device.type == "cuda" else partial(take_step, state, step.update)
+    is_graphed = state.lr.device.type == "cuda" and state.ranks.size == 1
+    return GraphedStep(state) if is_graphed else partial(take_step, state, step.update)
 
 
 class GraphedStep:
@@ -85,5 +86,6 @@ class GraphedStep:
         x = pair.x.clone()
         self.pair = Pair(x, x if pair.y is pair.x else pair.y.clone())
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # Other threads (a checkpoint's, a stream's) go on with what this one must not do while it records.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.metrics = step.update(self.state, self.pair)

@@ -43,6 +43,9 @@ class Layout:
     config: DictionaryConfig
     reads: dict[str, int]
     writes: dict[str, int]
+    rank: int = 0
+    """Of several processes that share out the latents of each block, which one this layout is of."""
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         widths = {*self.reads.values(), *self.writes.values()}
@@ -77,12 +80,23 @@ class Layout:
         return len(self.reads) if self.is_shared else 1
 
     @property
+    def block_latents(self) -> int:
+        """Latents of a block, or of this rank's share of it."""
+        return self.config.block_latents // self.ranks
+
+    @property
+    def prefixes(self) -> list[int]:
+        """Where in this rank's share of a block each nested prefix ends."""
+        first, size = self.rank * self.block_latents, self.block_latents
+        return [min(max(stop - first, 0), size) for stop in self.config.prefixes]
+
+    @property
     def blocks(self) -> list[Block]:
         """The blocks, in the order of their latents."""
+        size = self.block_latents
         if self.config.across != "cross_layer":
             first = slice(0, self.d_in // self.copies), slice(0, self.d_out // self.copies)
-            return [Block(slice(0, self.config.latents), *first)]
-        size = self.config.block_latents
+            return [Block(slice(0, size), *first)]
         return [
             Block(slice(number * size, (number + 1) * size), read, slice(write.start, self.d_out))
             for number, (read, write) in enumerate(zip(columns(self.reads), columns(self.writes), strict=True))

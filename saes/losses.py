@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..kernels import decode, topk
+from .parallel.ranks import ALONE, Ranks
 
 
 def fraction_unexplained(y: Float[Tensor, "token d"], y_hat: Float[Tensor, "token d"]) -> Float[Tensor, ""]:
@@ -22,14 +23,15 @@ def fraction_unexplained(y: Float[Tensor, "token d"], y_hat: Float[Tensor, "toke
     return (y - y_hat).square().sum() / variation(y)
 
 
-def variation(y: Float[Tensor, "token d"]) -> Float[Tensor, ""]:
-    """Sum of squares about the batch's mean."""
-    return (y - y.mean(0)).square().sum().clamp_min(1e-12)
+def variation(y: Float[Tensor, "token d"], ranks: Ranks = ALONE) -> Float[Tensor, ""]:
+    """Sum of squares about the mean of the batch, of which the data ranks hold equal shares."""
+    mean = ranks.sum_data(y.mean(0)) / ranks.data
+    return ranks.sum_data((y - mean).square().sum()).clamp_min(1e-12)
 
 
-def aux_width(k: int, W_dec: Float[Tensor, "latent d_out"]) -> int:
+def aux_width(k: int, d_out: int, latents: int) -> int:
     """k_aux: half the width of what is written, at least k, at most all latents."""
-    return min(max(k, W_dec.shape[1] // 2), len(W_dec))
+    return min(max(k, d_out // 2), latents)
 
 
 def auxk(
@@ -40,13 +42,21 @@ def auxk(
     b_enc: Float[Tensor, "latent"],
     W_dec: Float[Tensor, "latent d_out"],
     k_aux: int,
+    ranks: Ranks = ALONE,
 ) -> Float[Tensor, ""]:
-    """How badly the dead latents explain the (detached) error; scaled down when fewer than `k_aux` are dead."""
+    """How badly the dead latents explain the (detached) error; scaled down when fewer than `k_aux` are dead.
+
+    Of several data ranks each gives its tokens' part, and the parts are to be added.
+    """
     dead = is_dead.nonzero().squeeze(1)
-    if not len(dead):
+    total = int(ranks.sum_latent(is_dead.sum()))
+    if not total:
         return error.new_zeros(())
-    k = min(k_aux, len(dead))
-    values, indices = topk(torch.addmm(b_enc[dead], x, W_enc[dead].T), k)
+    k = min(k_aux, total)
+    pre = torch.addmm(b_enc[dead], x, W_enc[dead].T)
+    own = topk(pre, min(k, len(dead))) if len(dead) else (pre, dead.new_zeros(pre.shape))
+    values, indices = ranks.top(*own, k)
     error = error.detach()
-    missed = (error - decode(values, indices, W_dec[dead])).square().sum() / error.square().sum().clamp_min(1e-12)
+    e_hat = ranks.joined(decode(values, indices, W_dec[dead]))
+    missed = (error - e_hat).square().sum() / ranks.sum_data(error.square().sum()).clamp_min(1e-12)
     return missed * (k / k_aux)

@@ -23,11 +23,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..kernels import decode, encode_batch_topk, encode_topk
+from ..kernels import decode, encode_topk
 from . import losses
-from .config import TrainConfig
+from .config import PENALISED, TrainConfig
 from .jumprelu import jumprelu, step
 from .layout import Block, Layout
+from .parallel.batch_topk import shared_batch_topk
+from .parallel.ranks import ALONE, Ranks
 from .rules import magnitude
 
 Weights = Mapping[str, Tensor]
@@ -72,21 +74,28 @@ def objective(
     tokens: int,
     now: Schedule,
     multiplied: Multiplied,
+    ranks: Ranks = ALONE,
 ) -> Terms:
-    """The terms of a part `x, y` of a batch of `tokens` tokens whose summed squares about its mean are `variance`."""
+    """The terms of a part `x, y` of a batch of `tokens` tokens whose summed squares about its mean are `variance`.
+
+    Of several ranks each gives the terms of its own tokens (to be added) and latents (whose sums are made here).
+    """
     shape = config.dictionary
     if shape.is_sae:
-        x = x - w["b_dec"]
+        x = ranks.spread(x - w["b_dec"])
     blocks = layout.blocks
-    active = [activate(config, of_block(w, block), x[:, block.reads], now, multiplied) for block in blocks]
+    active = [activate(config, of_block(w, block), x[:, block.reads], now, multiplied, ranks) for block in blocks]
     base = w["b_dec"] + (x @ w["W_skip"].T if "W_skip" in w else 0)
-    errors = [y - y_hat for y_hat in reconstructions(active, w["W_dec"], base, blocks, shape.prefixes)]
+    errors = [y - y_hat for y_hat in reconstructions(active, w["W_dec"], base, blocks, layout.prefixes, ranks)]
     loss = torch.stack([error.square().sum() for error in errors]).mean() / variance
-    loss = loss + now.weight / tokens * sum(one.penalty for one in active)
+    if shape.activation in PENALISED:
+        penalties = torch.stack([one.penalty for one in active]).sum()
+        loss = loss + now.weight / tokens * ranks.joined(penalties, "numbers")
     if shape.activation == "gated":
-        loss = loss + gate_error(active, w["W_dec"], y, base, blocks) / variance
+        loss = loss + gate_error(active, w["W_dec"], y, base, blocks, ranks) / variance
     if config.auxk:
-        loss = loss + config.auxk * len(x) / tokens * revival(config, w, x, errors[-1], active, blocks, now.is_dead)
+        share = config.auxk * len(x) * ranks.data / tokens
+        loss = loss + share * revival(config, w, x, errors[-1], active, blocks, now.is_dead, ranks)
     return Terms(loss, errors[-1].detach().square().sum() / variance, *counted(active, blocks))
 
 
@@ -101,15 +110,21 @@ def of_block(w: Weights, block: Block) -> dict[str, Tensor]:
 
 
 def activate(
-    config: TrainConfig, w: Weights, x: Float[Tensor, "token d"], now: Schedule, multiplied: Multiplied
+    config: TrainConfig,
+    w: Weights,
+    x: Float[Tensor, "token d"],
+    now: Schedule,
+    multiplied: Multiplied,
+    ranks: Ranks,
 ) -> Active:
     """What is active on each token, differentiable, with the penalty summed over tokens."""
     shape, none = config.dictionary, x.new_zeros(())
     x_cast, W_enc = multiplied(x, w["W_enc"])
     if shape.activation == "topk":
-        return Active(*encode_topk(x_cast, W_enc, w["b_enc"], shape.k), none)
+        own = encode_topk(x_cast, W_enc, w["b_enc"], min(shape.k, len(W_enc)))
+        return Active(*ranks.top(*own, shape.k), none)
     if shape.activation == "batch_topk":
-        return Active(*encode_batch_topk(x_cast, W_enc, w["b_enc"], shape.k), none)
+        return Active(*shared_batch_topk(x_cast, W_enc, w["b_enc"], shape.k, ranks), none)
     pre = (x_cast @ W_enc.T).to(x.dtype) + w["b_enc"]
     unit = typical_value(x.shape[1], shape.k)
     if shape.activation == "gated":
@@ -141,14 +156,15 @@ def reconstructions(
     W_dec: Float[Tensor, "latent d_out"],
     base: Float[Tensor, "*token d_out"],
     blocks: list[Block],
-    prefixes: tuple[int, ...],
+    prefixes: list[int],
+    ranks: Ranks,
 ) -> list[Float[Tensor, "token d_out"]]:
     """The output of each nested prefix, the whole last."""
     whole, start, out = base, 0, []
     for stop in prefixes:
         for one, block in zip(active, blocks, strict=True):
             part = contribution(one, W_dec[block.latents, block.writes], start, stop)
-            whole = whole + torch.nn.functional.pad(part, (W_dec.shape[1] - part.shape[1], 0))
+            whole = whole + torch.nn.functional.pad(ranks.joined(part), (W_dec.shape[1] - part.shape[1], 0))
         out.append(whole)
         start = stop
     return out
@@ -169,10 +185,11 @@ def gate_error(
     y: Float[Tensor, "token d_out"],
     base: Float[Tensor, "*token d_out"],
     blocks: list[Block],
+    ranks: Ranks,
 ) -> Float[Tensor, ""]:
     """Squared error of what the open gates alone would write, with the decoder, bias and skip path held fixed."""
     opened = [one._replace(values=one.pre.relu()) for one in active if one.pre is not None]
-    (y_hat,) = reconstructions(opened, W_dec.detach(), base.detach(), blocks, (blocks[0].latents.stop,))
+    (y_hat,) = reconstructions(opened, W_dec.detach(), base.detach(), blocks, [blocks[0].latents.stop], ranks)
     return (y - y_hat).square().sum()
 
 
@@ -184,6 +201,7 @@ def revival(
     active: list[Active],
     blocks: list[Block],
     is_dead: Bool[Tensor, "latent"],
+    ranks: Ranks,
 ) -> Float[Tensor, ""]:
     """The loss that revives dead latents, mean over tokens and blocks."""
     total = x.new_zeros(())
@@ -192,14 +210,14 @@ def revival(
         if config.dictionary.activation == "jumprelu":
             assert one.pre is not None
             unit = typical_value(own["W_enc"].shape[1], config.dictionary.k)
-            below = (own["log_threshold"].exp() - one.pre).relu() * dead
-            total = total + below.sum() / (len(x) * dead.sum().clamp_min(1) * unit)
+            below = ((own["log_threshold"].exp() - one.pre).relu() * dead).sum()
+            count = ranks.sum_latent(dead.sum()).clamp_min(1)
+            total = total + ranks.joined(below, "numbers") / (len(x) * ranks.data * count * unit)
         else:
             W_dec = w["W_dec"][block.latents, block.writes].contiguous()
-            k_aux = losses.aux_width(config.dictionary.k, W_dec)
-            total = total + losses.auxk(
-                x[:, block.reads], error[:, block.writes], dead, own["W_enc"], own["b_enc"], W_dec, k_aux
-            )
+            k_aux = losses.aux_width(config.dictionary.k, W_dec.shape[1], config.dictionary.block_latents)
+            rows = x[:, block.reads], error[:, block.writes]
+            total = total + losses.auxk(*rows, dead, own["W_enc"], own["b_enc"], W_dec, k_aux, ranks)
     return total / len(blocks)
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from .losses import variation
 from .objective import LAST_POWER, Schedule, Terms, objective
+from .parallel.ranks import Ranks
+from .parallel.shares import ALIKE
 from .rows import Pair
 from .state import (
     BIAS_RATE,
@@ -36,11 +38,15 @@ HELD = 2**25  # pre-activations at once: 128 MiB in float32, and their gradients
 
 def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
     """One step at the rate `state.lr` on a centred and scaled batch; the numbers named by `state.metrics`."""
-    config, tokens = state.config, len(pair.x)
+    config, ranks = state.config, state.ranks
+    tokens = len(pair.x) * ranks.data
     is_dead = state.silent_tokens > config.dead_tokens
     weight = state.weight * penalty_factor(state.step, config)
-    terms, gradients = summed(state, pair, Schedule(weight, annealed_power(state.step, config, LAST_POWER), is_dead))
-    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    now = Schedule(weight, annealed_power(state.step, config, LAST_POWER), is_dead)
+    terms, gradients = summed(state, pair, now)
+    terms = of_all(terms, ranks)
+    gradients = {name: ranks.sum_data(gradient, "gradients") for name, gradient in gradients.items()}
+    norm = norm_of(gradients, ranks)
     state.adam.begin((terms.loss + norm).isfinite().logical_not().float())
     if config.clip:
         for gradient in gradients.values():
@@ -51,17 +57,19 @@ def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
         remember(state, terms, tokens)
         if state.is_steered:
             steer(state, l0)
-    found = [terms.loss, terms.fvu, l0, is_dead.float().mean(), state.adam.is_skipped]
+    dead_share = ranks.sum_latent(is_dead.sum()) / config.dictionary.latents
+    found = [terms.loss, terms.fvu, l0, dead_share, state.adam.is_skipped]
     return torch.stack([*found, weight] if state.is_penalised else found)
 
 
 def summed(state: TrainState, pair: Pair, now: Schedule) -> tuple[Terms, dict[str, Tensor]]:
-    """Terms and gradients of the whole batch, part by part."""
-    config, layout = state.config, state.layout
+    """Terms and gradients of the batch, or of this rank's share of it, part by part."""
+    config, layout, ranks = state.config, state.layout, state.ranks
+    tokens = len(pair.x) * ranks.data
     w = {name: tensor.detach().requires_grad_() for name, tensor in state.weights.items()}
-    variance, terms, totals = variation(pair.y), None, None
+    variance, terms, totals = variation(pair.y, ranks), None, None
     for x, y in parts(state, pair):
-        new = objective(config, layout, w, x, y, variance, len(pair.x), now, state.multiplied)
+        new = objective(config, layout, w, x, y, variance, tokens, now, state.multiplied, ranks)
         grads = torch.autograd.grad(new.loss, list(w.values()), allow_unused=True, materialize_grads=True)
         grads = [grad.contiguous() for grad in grads]  # torch's fused Adam walks memory as if it were
         totals = grads if totals is None else [a.add_(b) for a, b in zip(totals, grads, strict=True)]
@@ -75,13 +83,29 @@ def parts(state: TrainState, pair: Pair) -> list[tuple[Tensor, Tensor]]:
     """The parts of a batch that go through at once: `accumulate` of them, more where a dense rule would hold too much."""
     size = -(-len(pair.x) // state.config.accumulate)
     if state.config.dictionary.activation in PENALISED:
-        size = min(size, max(1, HELD // state.config.dictionary.latents))
+        size = min(size, max(1, HELD // len(state.weights["W_dec"])))
     return list(zip(pair.x.split(size), pair.y.split(size), strict=True))
 
 
 def together(a: Terms, b: Terms) -> Terms:
     """The terms of two parts of one batch."""
     return Terms(a.loss + b.loss, a.fvu + b.fvu, a.active + b.active, a.fired | b.fired, a.smallest.minimum(b.smallest))
+
+
+def of_all(terms: Terms, ranks: Ranks) -> Terms:
+    """The terms of all ranks together; a latent rank's loss is already that of all latents."""
+    loss, fvu = ranks.sum_data(torch.stack([terms.loss, terms.fvu]))
+    active = ranks.reduce(terms.active, "all")
+    return Terms(loss, fvu, active, ranks.any_data(terms.fired), ranks.reduce(terms.smallest, "all", op="min"))
+
+
+def norm_of(gradients: dict[str, Tensor], ranks: Ranks) -> Float[Tensor, ""]:
+    """The norm of the whole gradient, whose rows for latents the latent ranks share out."""
+    squares = {name: gradient.norm().square() for name, gradient in gradients.items()}
+    alike = sum(square for name, square in squares.items() if name in ALIKE)
+    return (
+        ranks.sum_latent(torch.stack([squares[name] for name in squares if name not in ALIKE]).sum()) + alike
+    ).sqrt()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from .adam import Adam, Factored
 from .config import PENALISED, TrainConfig
 from .layout import Layout, layout_of
 from .losses import aux_width
+from .parallel.ranks import Ranks
 from .rows import Pair
 
 BIAS_RATE = 3.0  # times the learning rate of the matrices
@@ -24,15 +25,22 @@ SMOOTH = 0.98  # share of the old in the running means of L0 and of the smallest
 class TrainState:
     """Everything that a step changes; `tensors()` names all of it for a checkpoint."""
 
-    def __init__(self, config: TrainConfig, weights: dict[str, Tensor], layout: Layout | None = None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        weights: dict[str, Tensor],
+        layout: Layout | None = None,
+        ranks: Ranks | None = None,
+    ):
         self.config, self.weights, self.step = config, weights, 0
         self.layout = layout or layout_of(config.dictionary, weights)
+        self.ranks = ranks or Ranks()
         W_dec = weights["W_dec"]
         device = W_dec.device
         self.adam = Factored(weights) if config.optimizer == "factored" else Adam(weights)
         self.silent_tokens = torch.zeros(len(W_dec), dtype=torch.int64, device=device)
         self.lr = torch.zeros((), device=device)
-        self.k_aux = aux_width(config.dictionary.k, W_dec)
+        self.k_aux = aux_width(config.dictionary.k, W_dec.shape[1], config.dictionary.latents)
         self.rounds = config.matmul == "bfloat16" or (config.matmul == "auto" and device.type == "cuda")
         self.is_penalised = config.dictionary.activation in PENALISED
         self.is_steered = self.is_penalised and config.sparsity is None
@@ -78,7 +86,7 @@ class TrainState:
         if "log_threshold" in w:
             w["threshold"] = w.pop("log_threshold").exp()
         if self.config.dictionary.activation == "batch_topk":
-            w["threshold"] = self.smallest.repeat_interleave(self.config.dictionary.block_latents)
+            w["threshold"] = self.smallest.repeat_interleave(self.layout.block_latents)
         return w
 
 

@@ -62,16 +62,18 @@ def applies(state: TrainState) -> bool:
 @torch.no_grad()
 def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
     """The step itself, at the rate `state.lr`: on a GPU the same work whatever the data, so that it can be captured."""
-    config, w = state.config, state.weights
-    is_sae = config.dictionary.is_sae
+    config, w, ranks = state.config, state.weights, state.ranks
+    is_sae, k = config.dictionary.is_sae, config.dictionary.k
+    tokens = len(pair.x) * ranks.data
     x = pair.x - w["b_dec"] if is_sae else pair.x
-    values, indices = encode_topk(*state.multiplied(x, w["W_enc"]), w["b_enc"], config.dictionary.k)
-    y_hat = decode(values, indices, w["W_dec"]) + w["b_dec"]
+    values, indices = encode_topk(*state.multiplied(x, w["W_enc"]), w["b_enc"], min(k, len(w["W_enc"])))
+    values, indices = ranks.top(values, indices, k)
+    y_hat = ranks.joined(decode(values, indices, w["W_dec"])) + w["b_dec"]
     if "W_skip" in w:
         y_hat += x @ w["W_skip"].T
     error = pair.y - y_hat
-    variance = variation(pair.y)
-    loss = fvu = error.square().sum() / variance
+    variance = variation(pair.y, ranks)
+    loss = fvu = ranks.sum_data(error.square().sum()) / variance
     main = Slots(values, indices, x, error * (-2 / variance))
     slots = [main]
 
@@ -82,9 +84,10 @@ def update(state: TrainState, pair: Pair) -> Float[Tensor, "metric"]:
 
     state.adam.begin(torch.isfinite(loss).logical_not().float())
     descend(state, slots, is_sae)
-    count_silence(state, fired(values, indices, len(w["W_dec"])), len(x))
-    l0 = (values > 0).sum() / len(x)
-    return torch.stack([loss, fvu, l0, is_dead.float().mean(), state.adam.is_skipped])
+    count_silence(state, ranks.any_data(fired(values, indices, len(w["W_dec"]))), tokens)
+    l0 = ranks.reduce((values > 0).sum(), "all") / tokens
+    dead_share = ranks.sum_latent(is_dead.sum()) / config.dictionary.latents
+    return torch.stack([loss, fvu, l0, dead_share, state.adam.is_skipped])
 
 
 def dead_slots(
@@ -93,38 +96,56 @@ def dead_slots(
     error: Float[Tensor, "token d_out"],
     is_dead: Bool[Tensor, "latent"],
 ) -> tuple[Float[Tensor, ""], Slots] | None:
-    """AuxK's loss and slots, on every n-th token; None where the CPU sees that no latent is dead."""
-    w, k_aux = state.weights, state.k_aux
+    """AuxK's loss and slots, on every n-th token of the batch; None where the CPU sees that no latent is dead."""
+    w, k_aux, ranks = state.weights, state.k_aux, state.ranks
     stride = max(1, round(k_aux / state.config.dictionary.k))
-    x, target = (torch.slice_copy(rows, 0, None, None, stride) for rows in (x, error))
+    first = -ranks.data_rank * len(x) % stride  # of this rank's share
+    x, target = (torch.slice_copy(rows, 0, first, None, stride) for rows in (x, error))
+    count = ranks.sum_latent(is_dead.sum())
     if runs_in_blocks(x):
-        dead = is_dead.nonzero().squeeze(1)
-        if not len(dead):
+        if not count:
             return None
-        matrices = state.multiplied(x, w["W_enc"][dead])
-        values, indices = select_topk(*matrices, w["b_enc"][dead], min(k_aux, len(dead)))
-        indices = dead[indices]
+        dead = is_dead.nonzero().squeeze(1)
+        values, indices = best_dead(state, x, dead, min(k_aux, len(dead)))
     else:
         pre = torch.addmm(torch.where(is_dead, w["b_enc"], -torch.inf), x, w["W_enc"].T)
-        values, indices = pre.topk(k_aux, dim=1, sorted=False)
-        values = torch.where(values == -torch.inf, 0, values)
+        values, indices = pre.topk(min(k_aux, len(is_dead)), dim=1, sorted=ranks.latent > 1)
+        values = torch.where(values == -torch.inf, 0, values) if ranks.latent == 1 else values
+    values, indices = ranks.top(values, indices, k_aux)
     # Scaled down when fewer than k_aux are dead.
-    weight = state.config.auxk * (is_dead.sum().to(x.dtype) / k_aux).clamp_max(1)
-    scale = weight / target.square().sum().clamp_min(1e-12)
-    missed = target - decode(values, indices, w["W_dec"])
-    return missed.square().sum() * scale, Slots(values, indices, x, missed * (-2 * scale))
+    weight = state.config.auxk * (count.to(x.dtype) / k_aux).clamp_max(1)
+    scale = weight / ranks.sum_data(target.square().sum()).clamp_min(1e-12)
+    missed = target - ranks.joined(decode(values, indices, w["W_dec"]))
+    return ranks.sum_data(missed.square().sum()) * scale, Slots(values, indices, x, missed * (-2 * scale))
+
+
+def best_dead(
+    state: TrainState, x: Float[Tensor, "token d_in"], dead: Int[Tensor, "dead"], k: int
+) -> tuple[Float[Tensor, "token k"], Int[Tensor, "token k"]]:
+    """The k largest pre-activations of the dead latents, whatever their sign."""
+    w = state.weights
+    if not k:
+        return x.new_zeros(len(x), 0), dead.new_zeros(len(x), 0)
+    values, indices = select_topk(*state.multiplied(x, w["W_enc"][dead]), w["b_enc"][dead], k)
+    return values, dead[indices]
 
 
 def descend(state: TrainState, slots: list[Slots], is_sae: bool) -> None:
-    """Form the gradients and apply them, unless the step is skipped."""
-    w, adam, lr = state.weights, state.adam, state.lr
+    """Form the gradients, add those of other data ranks, and apply them, unless the step is skipped."""
+    w, adam, lr, ranks = state.weights, state.adam, state.lr, state.ranks
     assert isinstance(adam, Adam)
+
+    def summed(gradient: Tensor) -> Tensor:
+        return ranks.sum_data(gradient, "gradients")
+
     d_b_enc, of_rows = gradients(slots, w["W_dec"])
-    d_b_dec = slots[0].g.sum(0) - (d_b_enc @ w["W_enc"] if is_sae else 0)
+    d_b_enc = summed(d_b_enc)
+    d_b_dec = summed(slots[0].g.sum(0)) - (ranks.sum_latent(d_b_enc @ w["W_enc"], "gradients") if is_sae else 0)
     if "W_skip" in w:
-        adam.update("W_skip", w["W_skip"], slots[0].g.T @ slots[0].x, lr)
+        adam.update("W_skip", w["W_skip"], summed(slots[0].g.T @ slots[0].x), lr)
     for rows, d_W_enc, d_W_dec in of_rows:
         W_dec = w["W_dec"] if rows is None else w["W_dec"][rows]
+        d_W_enc, d_W_dec = summed(d_W_enc), summed(d_W_dec)
         take_along(d_W_dec, W_dec)
         adam.update("W_enc", w["W_enc"], d_W_enc, lr, rows)
         adam.update("W_dec", w["W_dec"], d_W_dec, lr, rows)

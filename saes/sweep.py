@@ -15,8 +15,8 @@ import dataclasses
 import hashlib
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -27,9 +27,12 @@ from .config import TrainConfig
 from .dictionary import Dictionary
 from .dictionary_config import DictionaryConfig
 from .errors import UserError
-from .rows import Pair, ShardRows, open_rows, paired
-from .run import Run
-from .shards import Batch, Shards
+from .parallel import processes
+from .rows import ShardRows, open_all
+from .runs.run import Run
+from .runs.stopping import Stopping
+from .scaling import Pair
+from .shards.folder import Batch, Shards
 from .train import Session, checked_device, memory_errors
 
 FIELDS = {item.name: item for kind in (TrainConfig, DictionaryConfig) for item in dataclasses.fields(kind)}
@@ -88,58 +91,64 @@ def train_many(
     resume: bool = False,
     device: str | torch.device | None = None,
     progress: bool = True,
+    keep: int = 1,
 ) -> list[Dictionary]:
     """Train a dictionary for each config, all from one pass; with `out`, each in the folder that `names_of` gives it.
 
-    The same errors as `train`; a run that a config makes impossible stops the sweep before any step is taken.
+    The same errors, signals and checkpoints as `train`; a run that a config makes impossible stops the sweep before any step is taken.
     """
     device = checked_device(data, resume, device)
+    if processes() > 1:
+        raise UserError(
+            "expected one process to train many dictionaries; torchrun started several; train them one after another"
+        )
     if not configs:
         raise UserError("expected configs to train; got none; give some")
     folders = [Path(out) / name if out else None for name in names_of(configs)]
-    runs = [Run(config, folder, resume, False) for config, folder in zip(configs, folders, strict=True)]
     widest = max(configs, key=lambda config: config.dictionary.latents)
+    runs = list[Run]()
     with ExitStack() as stack:
         stack.enter_context(memory_errors(widest, device))
-        for run in runs:
-            stack.callback(run.close)
+        for config, folder in zip(configs, folders, strict=True):
+            runs.append(Run(config, folder, resume, False, keep=keep))
+            stack.callback(runs[-1].close)
         live = [number for number, run in enumerate(runs) if not run.finished]
-        opened = open_all([configs[number] for number in live], data)
+        opened = open_all([configs[n] for n in live], data, [runs[n].saved for n in live]) if live else []
         sessions = [Session(runs[n], configs[n], rows, device) for n, rows in zip(live, opened, strict=True)]
         made = dict(zip(live, in_turn(sessions, progress), strict=True))
     return [made[n] if n in made else Dictionary.load(folders[n], device=device) for n in range(len(configs))]  # type: ignore[arg-type]
 
 
-def open_all(configs: Sequence[TrainConfig], data: Shards | Iterable[Any]) -> list[Any]:
-    """The rows of each config; a stream is split so that each item is made once."""
-    if isinstance(data, Shards):
-        return [open_rows(config, data) for config in configs]
-    about, sources = getattr(data, "about", {}), itertools.tee(data, len(configs))
-    return [open_rows(config, source, about) for config, source in zip(configs, sources, strict=True)]
-
-
 def in_turn(sessions: list[Session], progress: bool) -> list[Dictionary]:
-    """Let every session take its steps, one each in turn."""
-    feeds = dict(enumerate(map(iter, feed(sessions))))
+    """Let every session take its steps, always the one that has seen the fewest tokens: so no reading runs far ahead of another."""
     total = sum(session.config.steps - session.state.step for session in sessions)
-    with tqdm(total=total, desc=f"train {len(sessions)}", unit="step", disable=not progress) as bar:
+    with (
+        Stopping() as stopping,
+        ExitStack() as stack,
+        tqdm(total=total, desc=f"train {len(sessions)}", unit="step", disable=not progress) as bar,
+    ):
+        feeds = {number: stack.enter_context(closing(pairs)) for number, pairs in enumerate(feed(sessions))}
         while feeds:
-            for number in list(feeds):
-                pair = next(feeds[number], None)
-                if pair is None:
-                    del feeds[number]
-                    continue
-                sessions[number].take(pair)
-                bar.update()
+            number = min(feeds, key=lambda number: sessions[number].tokens)
+            pair = next(feeds[number], None)
+            if pair is None:
+                feeds.pop(number).close()
+                continue
+            sessions[number].take(pair)
+            bar.update()
+            if stopping.signal:
+                for session in sessions:
+                    session.stop(stopping.signal)
+                stopping.leave()
     return [session.finish() for session in sessions]
 
 
-def feed(sessions: list[Session]) -> list[Iterator[Pair]]:
+def feed(sessions: list[Session]) -> list[Generator[Pair, None, None]]:
     """The batches of each session; those that want the same rows in the same order share one reading."""
     groups: dict[Any, list[Session]] = {}
     for session in sessions:
         groups.setdefault(reading(session), []).append(session)
-    found: dict[int, Iterator[Pair]] = {}
+    found: dict[int, Generator[Pair, None, None]] = {}
     for same in groups.values():
         if len(same) == 1:
             found[id(same[0])] = same[0].pairs()
@@ -155,7 +164,13 @@ def reading(session: Session) -> Any:
     if not isinstance(rows, ShardRows):
         return id(session)
     config = session.config
-    return config.batch, config.seed, session.state.step, hashlib.blake2b(rows.rows.numpy().data).digest()
+    return (
+        config.batch,
+        config.seed,
+        config.window,
+        session.state.step,
+        hashlib.blake2b(rows.rows.numpy().data).digest(),
+    )
 
 
 def together(sessions: list[Session]) -> Iterator[Batch]:
@@ -167,5 +182,5 @@ def together(sessions: list[Session]) -> Iterator[Batch]:
 
 
 def _pairs(session: Session, batches: Iterator[Batch]) -> Iterator[Pair]:
-    for batch in batches:
-        yield paired(session.rows.layout, batch.activations)
+    assert isinstance(session.rows, ShardRows)
+    return map(session.rows.pair, batches)

@@ -7,8 +7,8 @@ import torch
 import toys
 from unweave.saes import Dictionary, DictionaryConfig, Shards, cache
 from unweave.saes.models import ModelInfo
+from unweave.saes.shards.writer import ShardWriter
 from unweave.saes.text import Block, pad_blocks
-from unweave.saes.writer import ShardWriter
 
 RESID, MLP_IN, MLP_OUT = "blocks.1.hook_resid_post", "blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"
 INFO = ModelInfo("none", "f" * 32, "t" * 32, "None", 2, 8, 64, 100, 0)

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from unweave.saes import TrainConfig, UserError, train
-from unweave.saes.loggers import Logger
+from unweave.saes.runs.loggers import Logger
 
 CONFIG = TrainConfig(latents=16, k=2, batch=32, tokens=32 * 6, log_every=2)
 

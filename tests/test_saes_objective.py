@@ -5,69 +5,18 @@ import dataclasses
 import pytest
 import torch
 from torch.testing import assert_close
-from unweave.saes import TrainConfig, plain
+from training_toys import BATCH, DENSE, LATENTS, LAYOUTS, RULES, config, layout_of, pair_of, randn, state_of
+from unweave.saes import plain
 from unweave.saes import step as fast
 from unweave.saes.adam import Adam, Factored
 from unweave.saes.dictionary import Dictionary
 from unweave.saes.fold import Scaling, fold
 from unweave.saes.jumprelu import jumprelu, step
-from unweave.saes.layout import Layout, columns
+from unweave.saes.layout import columns
 from unweave.saes.losses import variation
 from unweave.saes.objective import Schedule, objective
 from unweave.saes.rows import Pair, fit_scaling, geometric_median
-from unweave.saes.state import TrainState, take_step
-from unweave.saes.train import initial_weights, scaled
-
-D, LATENTS, K, BATCH = 6, 24, 3, 40
-RULES = ["topk", "batch_topk", "relu", "gated", "jumprelu"]
-DENSE = RULES[2:]
-LAYOUTS = {
-    "sae": dict(site="a"),
-    "transcoder": dict(site="a", site_out="b"),
-    "skip": dict(site="a", site_out="b", skip=True),
-    "crosscoder": dict(site=("a", "b", "c")),
-    "acausal": dict(site=("a", "b"), site_out=("c",)),
-    "cross-layer": dict(site=("a", "b", "c"), site_out=("d", "e", "f"), across="cross_layer"),
-    "cross-layer SAE": dict(site=("a", "b"), across="cross_layer"),
-    "shared": dict(site=("a", "b"), across="shared"),
-    "shared transcoder": dict(site=("a", "b"), site_out=("c", "d"), across="shared"),
-}
-
-
-def config(rule="topk", layout="sae", **changes):
-    given = dict(
-        latents=LATENTS, k=K, activation=rule, batch=BATCH, tokens=50 * BATCH, lr=0.01, warmup=0.0, drop_norm=0.0
-    )
-    return TrainConfig(**{**given, **LAYOUTS[layout], **changes})
-
-
-def layout_of(own):
-    shape = own.dictionary
-    return Layout(shape, dict.fromkeys(shape.site, D), dict.fromkeys(shape.sites_out, D))
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def state_of(own, dead=()):
-    layout = layout_of(own)
-    w = {name: tensor.double() for name, tensor in initial_weights(own, layout, torch.device("cpu")).items()}
-    for seed, (name, tensor) in enumerate(w.items()):
-        if not name.startswith("W_dec"):
-            tensor += 0.1 * randn(*tensor.shape, seed=seed)
-    state = TrainState(own, w, layout)
-    state.weight, state.lr = state.weight.double(), state.lr.double()
-    state.excess, state.smallest = state.excess.double(), state.smallest.double()
-    state.silent_tokens[list(dead)] = 10**9
-    return state
-
-
-def pair_of(own, seed=50):
-    layout = layout_of(own)
-    x = randn(BATCH, layout.d_in, seed=seed)
-    pair = Pair(x, x if layout.reads == layout.writes else randn(BATCH, layout.d_out, seed=seed + 1))
-    return scaled(pair, Scaling(torch.zeros(layout.d_in), 1.0, torch.zeros(layout.d_out), 1.0), layout)
+from unweave.saes.state import take_step
 
 
 def gradients_of(state, pair):

@@ -9,7 +9,7 @@ from saes_toys import RESID, dictionary, model
 from unweave.saes import Document, Shards, bundled, cache, collect, read_documents
 from unweave.saes.cache import MOST_NAMES
 from unweave.saes.io import read_json, write_json
-from unweave.saes.writer import ShardWriter
+from unweave.saes.shards.writer import ShardWriter
 
 
 def about(folder, given, tokens=400, **options):

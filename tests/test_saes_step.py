@@ -19,7 +19,7 @@ from unweave.saes.adam import Adam
 from unweave.saes.device import GraphedStep, on_device
 from unweave.saes.losses import auxk, fraction_unexplained
 from unweave.saes.rows import Pair
-from unweave.saes.run import Run
+from unweave.saes.runs.run import Run
 from unweave.saes.state import METRICS, TrainState, lr_factor, take_step
 from unweave.saes.step import gradients
 
@@ -295,7 +295,8 @@ def test_the_graphed_step_replays_with_new_data_and_runs_odd_batches_as_they_are
     graphs = []
 
     @contextmanager
-    def capture(graph):
+    def capture(graph, capture_error_mode):
+        assert capture_error_mode == "thread_local"  # a checkpoint's thread may be waiting for its copies
         graphs.append(graph)
         kept = {name: tensor.clone() for name, tensor in everything(own.state).items()}
         yield  # a capture computes nothing
