@@ -1,8 +1,8 @@
 """How fast batches come back from Shards, beside a raw read of the same bytes.
 
 Raw is the best that plain torch does: all rows in one file, mapped into memory; in order a slice is copied, shuffled
-`index_select` takes the rows of a batch from the whole. Shards have the same rows in files of `shard_mib`, the tokens,
-positions and documents of every row are read too, and a checksum is taken of each file in the first pass. Ways that are
+`index_select` takes the rows of a batch from the whole. Shards have the same rows in files of `shard_mib`, read as training
+does (without tokens), and a checksum is taken of each file in the first pass. Ways that are
 compared are run one after the other in every round, so that a neighbour on the same cores slows all of them; ratios are
 raw / ours within a round. `first` maps the files anew, `later` is the next pass; `cold` is a first pass whose files the
 page cache was told to forget. The promise: at the default shard size, later passes and the first at >= 0.8 of raw, in
@@ -112,7 +112,7 @@ def beside(
     found = []
     for _ in range(1 if cold else 2):
         raw = passed_over(raw_batches(plain, access))
-        ours = passed_over(batch.activations["a"] for batch in shards.batches(BATCH, ahead=ahead, **options))
+        ours = passed_over(batch.activations["a"] for batch in shards.batches(BATCH, ahead=ahead, columns=False, **options))
         found.append((ours[0], raw[0], ours[1], raw[1]))
     return found
 

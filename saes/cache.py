@@ -29,7 +29,7 @@ from .packing import assemble, batches, check_packing
 from .plain_modules import as_model
 from .runs.stopping import Stopping
 from .shards.folder import Shards
-from .shards.split import Ranks
+from .shards.split import Processes
 from .shards.writer import ShardWriter
 from .sites import resolve_site
 from .text import Block, given_blocks, token_blocks
@@ -68,8 +68,8 @@ def cache(
     goes on where it stopped. Fewer rows than `tokens` are written when the text is shorter; the manifest says how many.
     `source` says in the manifest what text it was; left out, Documents tell their files, or that they are the bundled ones.
     With `pack`, short documents share a line of `context` tokens, none seeing another (packing.py). With `statistics`, mean,
-    variance and the number of massive rows of each site are kept beside the shards (row_statistics.py). Under torchrun the
-    processes share the work (ranks.py).
+    variance and the number of massive rows of each site are kept beside the shards (shards/statistics.py). Under torchrun the
+    processes share the work (shards/split.py).
 
     SIGTERM and Ctrl-C end it after the batch under way, with what is written ready for `resume`. Raises UserError for an
     unknown site, empty text, a folder that is in use, another model or text on resume, non-finite activations, a full or
@@ -88,9 +88,9 @@ def cache(
     if pack:
         check_packing(model, names, info.d_vocab)
     with contextlib.ExitStack() as stack:
-        ranks = Ranks.here()
-        stack.callback(ranks.leave)
-        writer = ranks.writer(
+        processes = Processes.here()
+        stack.callback(processes.leave)
+        writer = processes.writer(
             folder, info, names, dtype, tokens, context, shard_mib, resume, text.about,
             special=special_ids(model), packed=pack, statistics=statistics,
         )  # fmt: skip
@@ -98,9 +98,9 @@ def cache(
         if not writer.is_finished:
             blocks = writer.skip_written(_blocks(model, info, texts_or_token_blocks, context, text))
             run = Capture(model, names)
-            if ranks.world > 1:
+            if processes.world > 1:
                 writer.set_widths(run.widths())
-            hidden = not progress or ranks.rank > 0
+            hidden = not progress or processes.rank > 0
             bar = tqdm(total=tokens, initial=writer.rows, unit="tok", unit_scale=True, desc="cache", disable=hidden)
             _run_all(run, writer, blocks, batch, context if pack else None, stack.enter_context(bar))
     return Shards.open(folder)

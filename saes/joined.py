@@ -74,9 +74,9 @@ class JoinedShards(Shards):
                 out |= {f"{name}:{site}": x.to(self.dtype) for site, x in part.read(own, rows).items()}
         return {site: out[site] for site in sites}
 
-    def _batch(self, sites: list[str], rows: slice | Int[Tensor, "row"]) -> Batch:
+    def _batch(self, sites: list[str], rows: slice | Int[Tensor, "row"], with_columns: bool = True) -> Batch:
         """The chosen rows, and what token each is in the first model's vocabulary."""
-        _, *columns = next(iter(self.parts.values()))._batch([], rows)
+        _, *columns = next(iter(self.parts.values()))._batch([], rows, with_columns)
         return Batch(self.read(sites, rows), *columns)
 
     def norms(self, site: str) -> Float32[Tensor, "row"]:

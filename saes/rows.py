@@ -118,10 +118,10 @@ class ShardRows:
         return map(self.pair, self.read(list(self.config.sites), start, part))
 
     def read(self, sites: list[str], start: int, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """The batches of `batches` as they are stored, at any sites."""
+        """The batches of `batches` as they are stored, at any sites, without tokens."""
         own = self.train
         return self.shards.batches(
-            own.batch, own.seed, sites, self.rows, start, epochs=2**31, only_whole=True, window=own.window, part=part
+            own.batch, own.seed, sites, self.rows, start, 2**31, True, window=own.window, part=part, columns=False
         )
 
     def pair(self, batch: Batch) -> Pair:

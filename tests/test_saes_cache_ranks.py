@@ -8,7 +8,7 @@ import pytest
 from crash_children import FAILED, Children
 from plain_toy import cache_toy, everything
 from unweave.saes import Shards, UserError
-from unweave.saes.shards.split import Ranks
+from unweave.saes.shards.split import Processes
 
 
 @pytest.fixture(scope="module")
@@ -102,4 +102,4 @@ def test_an_environment_without_an_address_is_a_user_error(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match="torchrun"):
-        Ranks.here()
+        Processes.here()

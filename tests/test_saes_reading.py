@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from saes_toys import shards_of
+from saes_toys import RESID, cached, shards_of
 from torch.testing import assert_close
 from unweave.saes import Shards, UserError, join_shards
 from unweave.saes.shards.order import RowOrder
@@ -317,3 +317,11 @@ def test_a_slow_consumer_does_not_wait_for_what_was_read_ahead():
             waited[ahead] += time.perf_counter() - start
             time.sleep(0.06)
     assert waited[2] < 0.6 * waited[0]
+
+
+def test_columns_can_be_left_unread(tmp_path):
+    shards = cached(tmp_path / "shards")
+    for with_columns, without in zip(shards.batches(8), shards.batches(8, columns=False), strict=True):
+        assert torch.equal(with_columns.activations[RESID], without.activations[RESID])
+        assert len(with_columns.tokens) == 8 or len(with_columns.tokens) == len(shards) % 8
+        assert all(not len(column) for column in without[1:])

@@ -6,7 +6,7 @@ split over two shards. A shard is written whole, then the manifest is; so a kill
 writing, and `finished` in the manifest says whether the run came to its end.
 
 Reading is memory-mapped. The size of every shard is compared with the manifest when the folder is opened, its checksum
-when the shard is first touched (shard_files.py). Keys of the manifest are in docs/formats.md.
+when the shard is first touched (files.py). Keys of the manifest are in docs/formats.md.
 """
 
 from __future__ import annotations
@@ -147,11 +147,13 @@ class Shards:
         chosen = _index(rows, len(self))
         return self._sites(sites, self._values(self._tensors_of(sites), chosen), self._is_view(chosen))
 
-    def _batch(self, sites: list[str], rows: slice | Int[Tensor, "row"]) -> Batch:
-        """The chosen rows, which must be within bounds, and what token each is."""
-        values = self._values([*self._tensors_of(sites), *COLUMNS], rows)
+    def _batch(self, sites: list[str], rows: slice | Int[Tensor, "row"], with_columns: bool = True) -> Batch:
+        """The chosen rows, which must be within bounds, and what token each is (else empty columns)."""
+        columns = COLUMNS if with_columns else ()
+        values = self._values([*self._tensors_of(sites), *columns], rows)
         activations = self._sites(sites, values, self._is_view(rows))
-        return Batch(activations, *(values[name].long() for name in COLUMNS))
+        none = torch.empty(0, dtype=torch.int64)
+        return Batch(activations, *(values[name].long() if with_columns else none for name in COLUMNS))
 
     def _tensors_of(self, sites: list[str]) -> list[str]:
         """Names of the tensors that these sites are stored in."""
@@ -198,6 +200,7 @@ class Shards:
         window: int = 0,
         part: tuple[int, int] = (0, 1),
         ahead: int = 2,
+        columns: bool = True,
     ) -> Iterator[Batch]:
         """Batches over `rows` (default all), in an order drawn anew for each epoch from `seed` (None: in text order).
 
@@ -210,12 +213,13 @@ class Shards:
         The last batch of an epoch may be smaller; nothing is dropped, unless `only_whole`, which leaves the smaller batch
         out where there is a whole one. `start` skips that many batches without reading them: the order of the rest is what
         it would have been. `part` (r, D) gives the rows r*b//D to (r+1)*b//D of each batch of b rows: joined over r they
-        are the batch. `ahead` batches are read in advance, in a thread that ends with the iterator (0: none).
+        are the batch. `ahead` batches are read in advance, in a thread that ends with the iterator (0: none). Without
+        `columns` tokens, positions and documents are not read, and are empty.
         """
         index = None if rows is None else _numbers(torch.as_tensor(rows), len(self))
         order = RowOrder(self._places.starts, index, seed, window)
         prepare = self._prepare if self._has_room(1 if seed is None else window) else None
-        read = functools.partial(self._batch, sites or self.sites)
+        read = functools.partial(self._batch, sites or self.sites, with_columns=columns)
         return read_batches(read, prepare, order, Extent(batch, start, epochs, only_whole, part), ahead)
 
     def _prepare(self, start: int, stop: int) -> None:

@@ -35,25 +35,25 @@ class Planned(NamedTuple):
     rows: int
 
 
-class Ranks:
+class Processes:
     """This process among `world`, which talk over `group`; `rank` 0 is the first."""
 
     def __init__(self, rank: int, world: int, group: Any = None, is_own: bool = False):
         self.rank, self.world, self._group, self._is_own = rank, world, group, is_own
 
     @staticmethod
-    def here() -> Ranks:
+    def here() -> Processes:
         """As torch.distributed says, or the environment that torchrun makes; else a process alone."""
         if dist.is_available() and dist.is_initialized():
             if dist.get_world_size() == 1:
-                return Ranks(0, 1)
-            return Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=PATIENCE))
+                return Processes(0, 1)
+            return Processes(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=PATIENCE))
         if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
-            return Ranks(0, 1)
+            return Processes(0, 1)
         if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             raise UserError("expected MASTER_ADDR and MASTER_PORT beside RANK and WORLD_SIZE; start it with torchrun")
         dist.init_process_group("gloo", timeout=PATIENCE)
-        return Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD, is_own=True)
+        return Processes(dist.get_rank(), dist.get_world_size(), dist.group.WORLD, is_own=True)
 
     def writer(self, *arguments: Any, **options: Any) -> ShardWriter:
         """A ShardWriter, or one of several on the same folder."""
@@ -96,8 +96,8 @@ class Ranks:
 class SharedWriter(ShardWriter):
     """A ShardWriter of one process among several."""
 
-    def __init__(self, ranks: Ranks, *arguments: Any, **options: Any):
-        self._ranks, self._last = ranks, -1
+    def __init__(self, processes: Processes, *arguments: Any, **options: Any):
+        self._processes, self._last = processes, -1
         super().__init__(*arguments, **options)
 
     def _begin(self, resume: bool) -> None:
@@ -107,20 +107,20 @@ class SharedWriter(ShardWriter):
             begin(resume)
             return self.manifest, self._owned.token
 
-        self.manifest, self._owned.token = self._ranks.from_first(first)
+        self.manifest, self._owned.token = self._processes.from_first(first)
 
     def share(self, batches: Iterator[list[Block]]) -> Iterator[list[Block]]:
         """The batches of this process's shards, but for those that an earlier run has written."""
         for shard in self._planned(batches):
             self._last = shard.number
-            is_mine = shard.number % self._ranks.world == self._ranks.rank
+            is_mine = shard.number % self._processes.world == self._processes.rank
             if is_mine and not self._is_written(shard):
                 self._next = shard.number
                 yield from shard.batches
                 self._close_shard()
             else:
                 self.rows += shard.rows
-            if self._ranks.rank == 0:
+            if self._processes.rank == 0:
                 self._enter_written(shard.number)
 
     def _planned(self, batches: Iterator[list[Block]]) -> Iterator[Planned]:
@@ -165,7 +165,7 @@ class SharedWriter(ShardWriter):
     def finish(self) -> None:
         """Write what is left; once all have, the first process marks the folder as finished."""
         self._thread.drain()
-        self._ranks.meet()
+        self._processes.meet()
 
         def last() -> None:
             self._enter_written(self._last)
@@ -174,8 +174,8 @@ class SharedWriter(ShardWriter):
                 raise UserError(f"expected shard {number} of {self.folder}; nobody wrote it; go on with --resume")
             self._complete()
 
-        self._ranks.from_first(last)
-        self._ranks.meet()
+        self._processes.from_first(last)
+        self._processes.meet()
         self.close()
 
 

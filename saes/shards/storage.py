@@ -5,7 +5,7 @@
     path = folder.fetch("shard-00000.safetensors")                   # a local path, to map into memory
 
 Local files are written under a temporary name, flushed, renamed, and the folder is flushed, so that a file which was seen
-under its name survives a loss of power. Remote ones: remote_folder.py.
+under its name survives a loss of power. Remote ones: remote.py.
 
 Names are those of files directly in the folder: a name from a manifest cannot lead out of it.
 """

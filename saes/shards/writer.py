@@ -26,7 +26,7 @@ from .resuming import continued, digests, skip_written, tokens_digest
 from .statistics import write_statistics
 from .storage import open_folder
 
-ENTRY = "entry-"  # files of shards that a process of several has written and none has entered yet (ranks.py)
+ENTRY = "entry-"  # files of shards that a process of several has written and none has entered yet (split.py)
 AHEAD = 64 * 2**20  # bytes of activations that may wait for the thread
 RULES = {
     False: "one BOS at position 0 of each block where the model has one; no others added",
@@ -54,7 +54,7 @@ class ShardWriter:
     """Appends rows to a folder (a path or URL) of at most `target` rows; `rows` counts what was handed over, on disk or not yet.
 
     `about_text` gives the manifest's `text` from the number of the last document, `special` are ids of special tokens,
-    `packed` says how blocks were read, `statistics` asks for those of row_statistics.py. Errors of the thread are raised at
+    `packed` says how blocks were read, `statistics` asks for those of statistics.py. Errors of the thread are raised at
     the next `add` or at `finish`.
     """
 
