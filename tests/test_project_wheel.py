@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ["kernels", "saes", "circuits", "viz"]
+LAYERS = ["kernels", "saes", "circuits", "audit", "viz"]
 NOT_PACKED = {"saes/data/make_corpus.py", "kernels/README.md"}  # for those who have the repository
 
 

@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ..audit.diffing.command import diff
+from ..audit.labels.command import label
+from ..audit.monitor.command import monitor
 from ..saes.cli import Folder, Place, Result, sae_train
 from .circuit_commands import convert, trace, validate
 from .loading import Text, load
@@ -229,6 +232,9 @@ COMMANDS = {
     "trace": trace,
     "validate": validate,
     "convert": convert,
+    "diff": diff,
+    "label": label,
+    "audit": monitor,  # with --monitor (cli.py): no other audit is in this version
     "show": show,
     "bench": bench,
     "demo": demo,

@@ -1,0 +1,184 @@
+"""Any endpoint that speaks OpenAI's chat completions (vLLM, llama.cpp, Ollama, SGLang, LM Studio, hosted ones).
+
+Nothing is sent unless a base URL was given. Requests go out several at a time, are tried again with growing waits after errors that
+pass (408, 429, 5xx, broken connections, timeouts), and are kept on disk by a hash of address, model, messages and settings, so that
+the same question is paid for once. The key comes from an environment variable and goes into one header: it is in no record, no
+cache file and no error, not even if the server sends it back. Redirects are not followed, since the key would go along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...saes import UserError
+from ...saes.io import parse_json, write_json
+from .client import Chat
+
+PASSING = {408, 429, 500, 502, 503, 504, 529}
+LONGEST_WAIT_S = 60.0
+LARGEST = 4 * 2**20  # bytes of an answer
+
+
+class Endpoint:
+    """A LanguageModel behind `url` (such as http://localhost:8000/v1); `logprobs` asks for probabilities of the next token.
+
+    `tries` per request, `timeout_s` each, `at_once` requests together; `cache` is a folder, None keeps nothing. `pause` waits between
+    tries. UserError for an address that is no HTTP URL or carries a password, and when a request fails for good.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key_variable: str = "UNWEAVE_API_KEY",
+        cache: str | Path | None = None,
+        logprobs: bool = False,
+        at_once: int = 4,
+        tries: int = 5,
+        timeout_s: float = 60.0,
+        seed: int = 0,
+        pause: Callable[[float], None] = time.sleep,
+    ):
+        import httpx
+
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+            raise UserError(
+                "expected an address such as http://localhost:8000/v1, without user or password; got another; "
+                f"put the key into the environment variable {key_variable}"
+            )
+        if min(at_once, tries) < 1 or timeout_s <= 0:
+            raise UserError(
+                f"expected at least one request at once, one try and some time; got {at_once}, {tries}, {timeout_s}"
+            )
+        self.url, self.name, self.reads_probability = f"{url.rstrip('/')}/chat/completions", model, logprobs
+        self.key_variable, self.tries, self.seed, self.pause = key_variable, tries, seed, pause
+        self.cache = None if cache is None else Path(cache)
+        self.at_once = at_once
+        self.sent = 0
+        self._http = httpx.Client(timeout=timeout_s, follow_redirects=False)
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.name} at {self.url})"
+
+    def complete(self, chats: Sequence[Chat], tokens: int) -> list[str]:
+        """What the model writes, at temperature 0."""
+        found = self._all([{"messages": _plain(chat), "max_tokens": tokens} for chat in chats])
+        return [_text(answer) for answer in found]
+
+    def probabilities(self, chats: Sequence[Chat]) -> list[float | None]:
+        """From the endpoint's list of likeliest next tokens; None where neither digit is among them."""
+        asked = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+        found = self._all([{"messages": _plain(chat), **asked} for chat in chats])
+        return [_chance(answer, self.name) for answer in found]
+
+    def _all(self, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        fixed = {"model": self.name, "temperature": 0, "seed": self.seed}
+        with ThreadPoolExecutor(self.at_once) as pool:
+            return list(pool.map(self._answer, [{**fixed, **body} for body in bodies]))
+
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        file = self._file(body)
+        if file is not None and file.exists():
+            try:
+                return parse_json(file.read_text(encoding="utf-8"), "an answer", str(file))["answer"]
+            except (UserError, KeyError, OSError, ValueError):
+                pass  # a damaged file of the cache is an answer that is not there
+        answer = self._asked(body)
+        if file is not None:
+            write_json(file, {"url": self.url, "request": body, "answer": answer})
+        return answer
+
+    def _file(self, body: dict[str, Any]) -> Path | None:
+        if self.cache is None:
+            return None
+        text = json.dumps([self.url, body], sort_keys=True, ensure_ascii=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return self.cache / digest[:2] / f"{digest}.json"
+
+    def _asked(self, body: dict[str, Any]) -> dict[str, Any]:
+        import httpx
+
+        key = os.environ.get(self.key_variable, "")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        reason = ""
+        for number in range(self.tries):
+            self.sent += 1
+            wait = min(2.0**number, LONGEST_WAIT_S)
+            try:
+                response = self._http.post(self.url, json=body, headers=headers)
+            except httpx.HTTPError as error:
+                reason = type(error).__name__
+            else:
+                if response.status_code == 200:
+                    return self._parsed(response.content, key)
+                reason = f"status {response.status_code}: {_hidden(response.text, key)}"
+                if response.status_code not in PASSING:
+                    break
+                wait = _wait(response.headers, wait)
+            if number + 1 < self.tries:
+                self.pause(wait)
+        raise UserError(
+            f"expected an answer of {self.name} at {self.url}; got {reason} after {number + 1} tries; "
+            f"check the address, the model's name and the key in {self.key_variable}; what was answered is kept"
+        )
+
+    def _parsed(self, content: bytes, key: str) -> dict[str, Any]:
+        """The first choice of an answer, and nothing else of it."""
+        try:
+            choice = json.loads(content[: LARGEST + 1])["choices"][0] if len(content) <= LARGEST else None
+            if choice is None or not isinstance(choice["message"]["content"], str):
+                raise TypeError
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+            shown = _hidden(content[:200].decode("utf-8", "replace"), key)
+            raise UserError(
+                f"expected a chat completion from {self.url}; got {shown!r}; is it an OpenAI-compatible endpoint?"
+            ) from None
+        kept = {"text": choice["message"]["content"], "logprobs": choice.get("logprobs")}
+        return json.loads(_without(json.dumps(kept), key))
+
+
+def _plain(chat: Chat) -> list[dict[str, str]]:
+    return [dict(message) for message in chat]
+
+
+def _text(answer: Mapping[str, Any]) -> str:
+    return answer["text"]
+
+
+def _chance(answer: Mapping[str, Any], name: str) -> float | None:
+    try:
+        first = answer["logprobs"]["content"][0]["top_logprobs"]
+        known = [(str(each["token"]).strip(), float(each["logprob"])) for each in first]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise UserError(
+            f"expected logprobs from {name}; its endpoint gives none; leave logprobs out, then answers are read as text"
+        ) from None
+    zero, one = (sum(math.exp(min(value, 0.0)) for token, value in known if token == digit) for digit in "01")
+    return one / (zero + one) if zero + one > 0 else None
+
+
+def _wait(headers: Mapping[str, str], planned: float) -> float:
+    try:
+        return min(max(float(headers.get("retry-after", "")), 0.0), LONGEST_WAIT_S)
+    except ValueError:
+        return planned
+
+
+def _without(text: str, key: str) -> str:
+    return text.replace(key, "[key]") if len(key) > 3 else text
+
+
+def _hidden(text: str, key: str) -> str:
+    """The beginning of a server's text without the key."""
+    return " ".join(_without(text, key).split())[:200]

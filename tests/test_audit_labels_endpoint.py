@@ -1,0 +1,184 @@
+"""The HTTP backend against a fake endpoint on this machine: retries, limits, cache, and a key that is nowhere."""
+
+import contextlib
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from unweave.audit.labels import Endpoint
+from unweave.saes import UserError
+
+KEY = "sk-very-secret-key"
+CHAT = [{"role": "user", "content": "hello"}]
+
+
+class Fake:
+    """An endpoint whose answers are a list of (status, headers, body); what it was sent is in `seen`."""
+
+    def __init__(self, *answers, delay=0.0):
+        self.answers, self.delay, self.seen, self.now, self.most = list(answers), delay, [], 0, 0
+        self.lock = threading.Lock()
+
+    def next(self, path, headers, body):
+        with self.lock:
+            self.seen.append((path, headers, body))
+            self.now += 1
+            self.most = max(self.most, self.now)
+            answer = self.answers.pop(0) if self.answers else text_answer(f"echo {body['messages'][0]['content']}")
+        time.sleep(self.delay)
+        with self.lock:
+            self.now -= 1
+        return answer
+
+
+def text_answer(text, logprobs=None):
+    return 200, {}, json.dumps({"choices": [{"message": {"content": text}, "logprobs": logprobs}]})
+
+
+@contextlib.contextmanager
+def serving(fake):
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            status, headers, text = fake.next(self.path, dict(self.headers), body)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_asks_as_openai_does_and_reads_the_first_choice(monkeypatch):
+    monkeypatch.setenv("UNWEAVE_API_KEY", KEY)
+    fake = Fake(text_answer("a label"))
+    with serving(fake) as url:
+        assert Endpoint(url, "some-model", seed=7).complete([CHAT], 60) == ["a label"]
+    path, headers, body = fake.seen[0]
+    assert path == "/v1/chat/completions"
+    assert {name.lower(): value for name, value in headers.items()}["authorization"] == f"Bearer {KEY}"
+    assert body == {"model": "some-model", "temperature": 0, "seed": 7, "messages": CHAT, "max_tokens": 60}
+
+
+def test_errors_that_pass_are_tried_again_with_growing_waits():
+    waits = []
+    fake = Fake((500, {}, ""), (503, {}, ""), (429, {"retry-after": "7"}, ""), (429, {"retry-after": "9999"}, ""))
+    with serving(fake) as url:
+        assert Endpoint(url, "m", pause=waits.append).complete([CHAT], 5) == ["echo hello"]
+    assert waits == [1.0, 2.0, 7.0, 60.0]
+
+
+def test_an_error_that_stays_ends_it_at_once_and_others_after_the_last_try():
+    with serving(Fake((401, {}, "no such key"))) as url, pytest.raises(UserError, match=r"401.*after 1 tries"):
+        Endpoint(url, "m", pause=lambda wait: None).complete([CHAT], 5)
+    waits = []
+    with serving(Fake(*[(500, {}, "")] * 9)) as url, pytest.raises(UserError, match=r"500.*after 3 tries"):
+        Endpoint(url, "m", tries=3, pause=waits.append).complete([CHAT], 5)
+    assert len(waits) == 2
+
+
+def test_a_slow_or_absent_server_is_a_plain_error():
+    with serving(Fake(delay=0.5)) as url, pytest.raises(UserError, match="ReadTimeout"):
+        Endpoint(url, "m", tries=1, timeout_s=0.05).complete([CHAT], 5)
+    with pytest.raises(UserError, match="ConnectError"):
+        Endpoint("http://127.0.0.1:1/v1", "m", tries=1).complete([CHAT], 5)
+
+
+def test_no_more_requests_at_once_than_allowed():
+    fake = Fake(delay=0.03)
+    chats = [[{"role": "user", "content": str(number)}] for number in range(12)]
+    with serving(fake) as url:
+        found = Endpoint(url, "m", at_once=3).complete(chats, 5)
+    assert found == [f"echo {number}" for number in range(12)]
+    assert fake.most == 3
+
+
+def test_same_question_is_asked_once(tmp_path):
+    fake = Fake()
+    with serving(fake) as url:
+        for _ in range(2):
+            assert Endpoint(url, "m", cache=tmp_path).complete([CHAT], 5) == ["echo hello"]
+        assert len(fake.seen) == 1
+        Endpoint(url, "m", cache=tmp_path).complete([CHAT], 6)
+        Endpoint(url, "m", cache=tmp_path, seed=1).complete([CHAT], 5)
+        Endpoint(url, "other", cache=tmp_path).complete([CHAT], 5)
+    assert len(fake.seen) == 4
+
+
+def test_damaged_cache_is_asked_again(tmp_path):
+    fake = Fake()
+    with serving(fake) as url:
+        Endpoint(url, "m", cache=tmp_path).complete([CHAT], 5)
+        file = next(tmp_path.rglob("*.json"))
+        file.write_text(file.read_text()[:40])
+        assert Endpoint(url, "m", cache=tmp_path).complete([CHAT], 5) == ["echo hello"]
+    assert len(fake.seen) == 2
+
+
+def test_key_is_in_no_file_and_no_error(tmp_path, monkeypatch):
+    """Not even if the server sends it back, in an answer or in an error."""
+    monkeypatch.setenv("OWN_KEY", KEY)
+    fake = Fake(text_answer(f"your key is {KEY}"), (403, {}, f"{KEY} is not allowed"), (200, {}, f"nonsense {KEY}"))
+    with serving(fake) as url:
+        endpoint = Endpoint(url, "m", cache=tmp_path, key_variable="OWN_KEY")
+        said = endpoint.complete([CHAT], 5)
+        errors = []
+        for tokens in (6, 7):
+            with pytest.raises(UserError) as error:
+                endpoint.complete([CHAT], tokens)
+            errors.append(str(error.value))
+    assert KEY in str(fake.seen)
+    told = [*said, *errors, repr(endpoint), *(file.read_text() for file in tmp_path.rglob("*.json"))]
+    assert len(told) == 5 and not any(KEY in each for each in told)
+
+
+def test_redirects_are_not_followed(monkeypatch):
+    monkeypatch.setenv("UNWEAVE_API_KEY", KEY)
+    other = Fake()
+    with serving(other) as elsewhere, serving(Fake((307, {"location": elsewhere}, ""))) as url:
+        with pytest.raises(UserError, match="307"):
+            Endpoint(url, "m", tries=1).complete([CHAT], 5)
+    assert not other.seen
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {"content": null}}]}'])
+def test_what_is_no_completion_is_refused(body):
+    with serving(Fake((200, {}, body))) as url, pytest.raises(UserError, match="OpenAI-compatible"):
+        Endpoint(url, "m").complete([CHAT], 5)
+
+
+def test_probabilities_from_the_likeliest_tokens():
+    def likely(*pairs):
+        top = [{"token": token, "logprob": value} for token, value in pairs]
+        return text_answer("1", {"content": [{"token": "1", "logprob": 0, "top_logprobs": top}]})
+
+    fake = Fake(likely(("1", -0.1), (" 1", -3.0), ("0", -2.5)), likely(("yes", -0.1)), text_answer("1"))
+    with serving(fake) as url:
+        endpoint = Endpoint(url, "m", logprobs=True, at_once=1)
+        first, second = endpoint.probabilities([CHAT, CHAT])
+        assert first == pytest.approx((0.904837 + 0.049787) / (0.904837 + 0.049787 + 0.082085), abs=1e-5)
+        assert second is None
+        with pytest.raises(UserError, match="leave logprobs out"):
+            endpoint.probabilities([CHAT])
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://me:secret@host/v1", "http:///v1", ""])
+def test_addresses_that_are_none_are_refused_without_showing_them(url):
+    with pytest.raises(UserError, match="expected an address") as error:
+        Endpoint(url, "m")
+    assert "secret" not in str(error.value)
