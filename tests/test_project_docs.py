@@ -124,7 +124,7 @@ def test_every_field_of_a_config_has_a_note(config):
 def test_every_path_in_the_architecture_page_exists():
     """Words in backquotes that look like a path of the repository: a known top folder, a Python file, a top file."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    folders = {"kernels", "saes", "circuits", "viz", "examples", "benchmarks", "docs", "tests", ".ci"}
+    folders = {"kernels", "saes", "circuits", "audit", "viz", "examples", "benchmarks", "docs", "tests", ".ci"}
     words = set(re.findall(r"`([\w./-]+)`", text))
     rooted = {word for word in words if word in TOP_FILES or ("/" in word and word.split("/")[0] in folders)}
     loose = {word for word in words - rooted if re.fullmatch(r"\w+\.py", word)}
