@@ -18,7 +18,7 @@ from torch import Tensor
 from .losses import variation
 from .objective import LAST_POWER, Schedule, Terms, objective
 from .parallel.ranks import Ranks
-from .parallel.shares import ALIKE
+from .parallel.shares import is_shared_out
 from .rows import Pair
 from .state import (
     BIAS_RATE,
@@ -102,10 +102,9 @@ def of_all(terms: Terms, ranks: Ranks) -> Terms:
 def norm_of(gradients: dict[str, Tensor], ranks: Ranks) -> Float[Tensor, ""]:
     """The norm of the whole gradient, whose rows for latents the latent ranks share out."""
     squares = {name: gradient.norm().square() for name, gradient in gradients.items()}
-    alike = sum(square for name, square in squares.items() if name in ALIKE)
-    return (
-        ranks.sum_latent(torch.stack([squares[name] for name in squares if name not in ALIKE]).sum()) + alike
-    ).sqrt()
+    alike = sum(square for name, square in squares.items() if not is_shared_out(name))
+    own = torch.stack([square for name, square in squares.items() if is_shared_out(name)]).sum()
+    return (ranks.sum_latent(own) + alike).sqrt()
 
 
 @torch.no_grad()

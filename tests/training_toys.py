@@ -7,7 +7,7 @@ from unweave.saes import TrainConfig
 from unweave.saes.fold import Scaling
 from unweave.saes.layout import Layout
 from unweave.saes.parallel.ranks import ALONE, Ranks
-from unweave.saes.parallel.shares import ALIKE, share_of
+from unweave.saes.parallel.shares import is_shared_out, share_of
 from unweave.saes.rows import Pair
 from unweave.saes.state import TrainState
 from unweave.saes.train import initial_weights, scaled
@@ -53,7 +53,10 @@ def state_of(own: TrainConfig, dead=(), ranks: Ranks = ALONE, dtype: torch.dtype
     silent = torch.zeros(own.dictionary.latents, dtype=torch.int64)
     silent[list(dead)] = 10**9
     layout = dataclasses.replace(whole, rank=ranks.latent_rank, ranks=ranks.latent)
-    w = {name: tensor if name in ALIKE else share_of(tensor, len(whole.blocks), ranks) for name, tensor in w.items()}
+    w = {
+        name: share_of(tensor, len(whole.blocks), ranks) if is_shared_out(name) else tensor
+        for name, tensor in w.items()
+    }
     state = TrainState(own, {name: tensor.to(dtype) for name, tensor in w.items()}, layout, ranks)
     state.weight, state.lr = state.weight.to(dtype), state.lr.to(dtype)
     state.excess, state.smallest = state.excess.to(dtype), state.smallest.to(dtype)

@@ -34,6 +34,7 @@ class Ranks:
 
     data = latent = 1
     data_rank = latent_rank = 0
+    most_candidates = 2**62  # latents of one rank's share of a block
 
     @property
     def size(self) -> int:
@@ -116,8 +117,6 @@ class Ranks:
         values, indices = values[:, :used], indices[:, :used]
         is_own = torch.arange(values.shape[1], device=kept.device) < kept[:, None]
         return torch.where(is_own & (values > -torch.inf), values, 0), indices
-
-    most_candidates = 2**62  # latents of one rank's share of a block
 
 
 ALONE = Ranks()

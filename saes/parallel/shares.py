@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .ranks import Ranks
 
-ALIKE = ("b_dec", "W_skip")
 SHARED_OUT = {"W_enc", "W_dec", "b_enc", "r_mag", "b_mag", "log_threshold", "threshold", "silent_tokens"}
 FACTOR = re.compile(r"\.v\d$")  # of a factored moment
 
