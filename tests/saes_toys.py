@@ -1,17 +1,43 @@
 """Small pieces for the tests of saes: texts of a toy, Shards with and without a model, random dictionaries, the synthetic task."""
 
+import contextlib
 import functools
 from pathlib import Path
 
+import pytest
 import torch
 import toys
 from unweave.saes import Dictionary, DictionaryConfig, Shards, cache
 from unweave.saes.models import ModelInfo
+from unweave.saes.runs.run import Run
 from unweave.saes.shards.writer import ShardWriter
 from unweave.saes.text import Block, pad_blocks
 
 RESID, MLP_IN, MLP_OUT = "blocks.1.hook_resid_post", "blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out"
 INFO = ModelInfo("none", "f" * 32, "t" * 32, "None", 2, 8, 64, 100, 0)
+LAYOUTS = {
+    "sae": dict(site="a"),
+    "transcoder": dict(site="a", site_out="b"),
+    "skip": dict(site="a", site_out="b", skip=True),
+    "crosscoder": dict(site=("a", "b")),
+    "cross-layer": dict(site=("a", "b"), site_out=("c", "d"), across="cross_layer"),
+    "shared": dict(site=("a", "b"), across="shared"),
+}
+
+
+@contextlib.contextmanager
+def ends_within(step, monkeypatch):
+    """Within the block a run ends in the middle of the step after this one."""
+    log = Run.log
+
+    def stop(self, state, metrics):
+        if state.step > step:
+            raise InterruptedError
+        log(self, state, metrics)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(Run, "log", stop)
+        yield
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from saes_toys import MLP_IN, MLP_OUT, RESID, model, shards_of, texts
+from saes_toys import LAYOUTS, MLP_IN, MLP_OUT, RESID, model, shards_of, texts
 from torch.testing import assert_close
 from unweave.saes import TrainConfig, stream, train
 from unweave.saes.dictionary_config import ACTIVATIONS
@@ -12,14 +12,6 @@ from unweave.saes.rows import Pair, ShardRows, StreamRows
 from unweave.saes.runs.run import Run
 
 BATCH = 128
-LAYOUTS = {
-    "sae": dict(site="a"),
-    "transcoder": dict(site="a", site_out="b"),
-    "skip": dict(site="a", site_out="b", skip=True),
-    "crosscoder": dict(site=("a", "b")),
-    "cross-layer": dict(site=("a", "b"), site_out=("c", "d"), across="cross_layer"),
-    "shared": dict(site=("a", "b"), across="shared"),
-}
 RULES = [
     *((rule, {}) for rule in ACTIVATIONS),
     ("topk", dict(matryoshka=(4, 9))),

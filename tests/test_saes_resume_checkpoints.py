@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from saes_toys import shards_of
+from saes_toys import ends_within, shards_of
 from safetensors.torch import save_file
 from unweave.saes import TrainConfig, UserError, train
 from unweave.saes.runs import checkpoints as module
@@ -190,15 +190,7 @@ def run(shards, out, **options):
 
 
 def stopped(shards, out, step, monkeypatch, **options):
-    log = Run.log
-
-    def stop(self, state, metrics):
-        if state.step > step:
-            raise InterruptedError
-        log(self, state, metrics)
-
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(Run, "log", stop)
+    with ends_within(step, monkeypatch):
         run(shards, out, **options)
 
 

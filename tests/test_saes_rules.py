@@ -4,20 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from saes_toys import shards_of
+from saes_toys import LAYOUTS, shards_of
 from torch.testing import assert_close
 from unweave.saes import Dictionary, TrainConfig, UserError, train
 from unweave.saes.dictionary_config import ACTIVATIONS, DictionaryConfig
 
 D, LATENTS, K, BATCH = 12, 32, 3, 128
-LAYOUTS = {
-    "sae": dict(site="a"),
-    "transcoder": dict(site="a", site_out="b"),
-    "skip": dict(site="a", site_out="b", skip=True),
-    "crosscoder": dict(site=("a", "b")),
-    "cross-layer": dict(site=("a", "b"), site_out=("c", "d"), across="cross_layer"),
-    "shared": dict(site=("a", "b"), across="shared"),
-}
 
 
 def sparse_rows(rows, seed=0):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from saes_toys import MLP_IN, MLP_OUT, RESID, cached, model, texts
+from saes_toys import MLP_IN, MLP_OUT, RESID, cached, ends_within, model, texts
 from torch.testing import assert_close
 from unweave.saes import TrainConfig, UserError, evaluate, grid, stream, train, train_many
 from unweave.saes import streamed as streamed_module
@@ -157,17 +157,7 @@ def test_the_thread_ends_with_the_iterator_with_training_and_with_an_error(monke
 
 def interrupted(data, out, monkeypatch, step, config=BASE):
     """A run, or a sweep of several configs, that ends within a step."""
-    from unweave.saes.runs.run import Run
-
-    log = Run.log
-
-    def stop(self, state, metrics):
-        if state.step > step:
-            raise InterruptedError
-        log(self, state, metrics)
-
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(Run, "log", stop)
+    with ends_within(step, monkeypatch):
         if isinstance(config, list):
             train_many(config, data, out, device="cpu", progress=False)
         else:

@@ -2,11 +2,10 @@ import json
 
 import pytest
 import torch
-from saes_toys import Synthetic, shards_of
+from saes_toys import Synthetic, ends_within, shards_of
 from torch.testing import assert_close
 from unweave.saes import Batch, Dictionary, TrainConfig, UserError, train
 from unweave.saes.rows import ShardRows, StreamRows, fit_scaling, held_out_rows
-from unweave.saes.runs.run import Run
 from unweave.saes.state import lr_factor
 
 ROWS = 500
@@ -50,21 +49,9 @@ def log_of(folder):
     return [{key: value for key, value in line.items() if key != "tokens_per_s"} for line in lines]
 
 
-class Stop(Exception):
-    pass
-
-
 def stopped(config, shards, folder, step, monkeypatch):
     """A run that ends in the middle of a step."""
-    log = Run.log
-
-    def stop(self, state, metrics):
-        if state.step > step:
-            raise Stop
-        log(self, state, metrics)
-
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(Run, "log", stop)
+    with ends_within(step, monkeypatch):
         run(config, shards, folder)
 
 
