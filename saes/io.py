@@ -22,6 +22,8 @@ from .errors import UserError
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
           "I8": torch.int8, "I32": torch.int32, "I64": torch.int64, "U8": torch.uint8}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ALIGNED = 64  # bytes of a line of the cache
 
 
 # The process has one mask for all threads, and it can only be read by setting it: so once, before there are any.
@@ -98,6 +100,27 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             save_file(plain, str(temporary), metadata=dict(metadata) if metadata else None)
         except SafetensorError as error:
             raise OSError(f"could not write {path}: {error}") from error
+
+
+def write_aligned(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file atomically in which every tensor of a multiple of ALIGNED bytes begins at such a multiple.
+
+    A gather of rows from the mapped file takes a tenth longer where they do not lie on lines of the cache; the library
+    aligns to 8 bytes only. Readers see padding of the header, which the format allows, and another order.
+    """
+    order = lambda name: (tensors[name].nbytes % ALIGNED != 0, -tensors[name].element_size(), name)  # noqa: E731
+    names = sorted(tensors, key=order)
+    data = {name: tensors[name].detach().cpu().contiguous() for name in names}
+    header, end = {}, 0
+    for name, tensor in data.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNED)
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for tensor in data.values():
+            handle.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_tensors(path: Path, what: str) -> dict[str, Tensor]:

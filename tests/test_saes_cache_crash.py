@@ -141,11 +141,11 @@ def test_a_file_that_cannot_grow_is_told_with_its_disk_and_costs_nothing(childre
 def test_a_disk_that_fills_in_the_middle_keeps_what_was_written(children, straight, tmp_path, monkeypatch):
     write, written = LocalFolder.write_tensors, []
 
-    def fill(self, name, tensors, metadata=None):
+    def fill(self, name, tensors):
         if len(written) == 5:
             raise OSError(errno.ENOSPC, "No space left on device", str(self.path / name))
         written.append(name)
-        return write(self, name, tensors, metadata)
+        return write(self, name, tensors)
 
     folder = tmp_path / "a"
     with monkeypatch.context() as patch:

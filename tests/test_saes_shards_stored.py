@@ -7,6 +7,7 @@ import pytest
 import torch
 from saes_damage import copied, edit, rewritten, touch
 from saes_toys import INFO, MLP_OUT, RESID, cached, shards_of
+from safetensors.torch import load_file
 from torch.testing import assert_close
 from unweave.saes import Shards, UserError
 from unweave.saes.shards.quantise import quantised, restored
@@ -48,6 +49,23 @@ def test_norms_are_of_what_was_captured_not_of_what_is_stored(tmp_path):
     shards = Shards.open(tmp_path / "a")
     assert_close(shards.norms("a"), x.norm(dim=1))
     assert not torch.equal(shards.norms("a"), shards["a"][:].float().norm(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_rows_lie_on_lines_of_the_cache_in_a_file_that_safetensors_reads(tmp_path, dtype):
+    """The sites' names stand before, between and after those of the columns."""
+    x = torch.randn(37, 64, generator=torch.Generator().manual_seed(0))
+    sites = {name: x + number for number, name in enumerate(("a", "m", "z"))}
+    writer = ShardWriter(tmp_path / "a", INFO, list(sites), dtype, 37, 8, 1, False)
+    writer.add(sites, pad_blocks([Block(torch.arange(37), 0)]))
+    writer.finish()
+    shards = Shards.open(tmp_path / "a")
+    mapped = shards._files.tensors(0)
+    assert all(mapped[site].data_ptr() % 64 == 0 for site in sites)
+    read = load_file(tmp_path / "a" / "shard-00000.safetensors")
+    assert read.keys() == mapped.keys()
+    assert all(torch.equal(read[name], mapped[name]) for name in read)
+    assert torch.equal(read["tokens"], torch.arange(37, dtype=torch.int32))
 
 
 def test_a_site_that_is_named_like_a_column_of_another_keeps_its_own_rows(tmp_path):

@@ -34,7 +34,7 @@ def test_what_is_written_is_listed_and_read_back(address):
     assert folder.names() == [] and not folder.exists("a.json")
     folder.write_json("a.json", {"text": "ö"})
     x = torch.arange(12.0).view(3, 4)
-    path = folder.write_tensors("x.safetensors", {"x": x}, {"k": "v"})
+    path = folder.write_tensors("x.safetensors", {"x": x})
     assert (path is None) == (folder.local is None)
     again = open_folder(address)
     assert again.names() == ["a.json", "x.safetensors"]

@@ -138,6 +138,8 @@ class ShardFiles:
 
     def _opened(self, number: int) -> Opened:
         """A shard, mapped and checked; what copies had to go for it is let go here too."""
+        if self.folder.local is not None and (found := self._open.get(number)):
+            return found  # of a remote one, `fetch` must see that it is used
         entry = self._entries[number]
         where = self.folder.at(entry["file"])
         with self._busy[number]:  # checked once, however many threads want it

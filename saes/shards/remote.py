@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError
-from ..io import parse_json, write_tensors
+from ..io import parse_json, write_aligned
 from .copies import Copies
 from .storage import TEMPORARY, Folder, safe_name
 
@@ -84,12 +84,10 @@ class RemoteFolder(Folder):
         with self._upload(name) as address:
             self._files.pipe_file(address, text.encode())
 
-    def write_tensors(
-        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-    ) -> Path | None:
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path | None:
         """Write a safetensors file beside the copies, and upload it; it stays as the copy that `fetch` gives."""
         size = sum(tensor.nbytes for tensor in tensors.values())
-        path = self._copies.put(self._key(name), size, lambda there, _: write_tensors(there, tensors, metadata))
+        path = self._copies.put(self._key(name), size, lambda there, _: write_aligned(there, tensors))
         try:
             with self._upload(name) as address:
                 self._files.put_file(str(path), address)

@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError
-from ..io import read_json, write_json, write_tensors
+from ..io import read_json, write_aligned, write_json
 from .copies import Copies, limit_from_environment
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")
@@ -93,9 +93,7 @@ class Folder(ABC):
         """Write `data` as indented JSON."""
 
     @abstractmethod
-    def write_tensors(
-        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-    ) -> Path | None:
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path | None:
         """Write a safetensors file; its path if the folder is local. OSError when it could not be written."""
 
     @abstractmethod
@@ -156,11 +154,9 @@ class LocalFolder(Folder):
         """Write JSON, atomically."""
         write_json(self.path / safe_name(name), data)
 
-    def write_tensors(
-        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-    ) -> Path | None:
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path | None:
         """Write a safetensors file, atomically; its path."""
-        write_tensors(self.path / safe_name(name), tensors, metadata)
+        write_aligned(self.path / safe_name(name), tensors)
         return self.path / name
 
     def fetch(self, name: str) -> Path:
