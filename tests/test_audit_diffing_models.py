@@ -259,5 +259,6 @@ def test_the_command_loads_one_model_at_a_time_and_prints_rows(tmp_path, monkeyp
     assert result["rows"][0]["string"] == f"w{toy.RAISED}" and result["discoveries"] >= 5
     assert all(one != other for one, other in itertools.pairwise(asked)) and len(asked) <= 6
     json.dumps(result)
+    assert result["table"][0].split()[:2] == ["position", "string"] and f"'w{toy.RAISED}'" in result["table"][1]
     with pytest.raises(UserError, match="--site with --site-b"):
         command.diff("A", "B", ("bundled",), tmp_path / "other", site_b=toy.SITE)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ...saes.cli import table
+
+if TYPE_CHECKING:
+    from .result import Diff
+
 Name = Annotated[str, tyro.conf.Positional]
 SHOWN = 10  # rows that are printed
+COLUMNS = (
+    "latent", "position", "string", "class", "is_found", "score", "d", "q", "norm_difference", "nu_eps", "nu_r", "density", "fires_on",
+)  # fmt: skip
 
 
 def diff(
@@ -106,7 +114,32 @@ def diff(
         "rows": found.rows(SHOWN),
         "causal": found.causal,
         "notes": found.notes,
+        "table": readable(found),
     }
+
+
+def readable(found: Diff) -> list[str]:
+    """The first rows and the causal scores as a person reads them."""
+    rows = found.rows(SHOWN)
+    for row in rows:
+        row["fires_on"] = " ".join(map(repr, row.get("fires_on", [])[:3]))
+        row["string"] = repr(row["string"]) if row.get("string") else ""
+    named = (name for name in COLUMNS if any(row.get(name) not in (None, "") for row in rows))
+    said = table(rows, tuple(named))
+    for one in found.causal:
+        which = ", ".join(map(str, one["latents"])) or "the whole activation"
+        if one["patched"]["share"] is not None or one["removed"]["share"] is not None:
+            said.append(f"{which}: patched into A {_share(one['patched'])}; removed from B {_share(one['removed'])}")
+    return said
+
+
+def _share(one: dict[str, Any]) -> str:
+    """A share of the change with its interval, and the controls' range."""
+    if one["share"] is None:
+        return "none to tell"
+    low, high = one["interval"] or (one["share"], one["share"])
+    beside = f", controls {min(one['controls']):.3f} to {max(one['controls']):.3f}" if one["controls"] else ""
+    return f"{one['share']:.3f} of the change [{low:.3f}, {high:.3f}]{beside}"
 
 
 def _pairs(data: dict[str, Any]) -> dict[int, int]:

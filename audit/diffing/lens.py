@@ -76,7 +76,13 @@ def difference_lens(
     model: Any, shards: Shards, *, positions: int = POSITIONS, tokens: int = TOKENS, controls: int = 199, seed: int = 0, fdr: float = 0.05
 ) -> Columns:  # fmt: skip
     """A row for each of the `tokens` most raised and most lowered tokens at each position; `model` is B."""
-    first = first_tokens(shards, positions)
+    return read_off(model, first_tokens(shards, positions), tokens=tokens, controls=controls, seed=seed, fdr=fdr)
+
+
+def read_off(
+    model: Any, first: FirstTokens, *, tokens: int = TOKENS, controls: int = 199, seed: int = 0, fdr: float = 0.05
+) -> Columns:
+    """The same from the means of each document at each position."""
     generator = torch.Generator().manual_seed(seed)
     delta = torch.stack([_mean(b - a, n) for a, b, n in zip(*first, strict=True)])
     q = benjamini_hochberg(torch.stack([_by_signs((b - a)[n > 0], generator) for a, b, n in zip(*first, strict=True)]))
@@ -84,7 +90,7 @@ def difference_lens(
     random = lens(model, torch.randn(controls, delta.shape[1], generator=generator, dtype=torch.float64))
     random_high = float(random.abs().amax(1).quantile(0.95))
     parts: list[Columns] = []
-    for place in range(positions):
+    for place in range(len(first.a)):
         extremes = _half_extremes(model, first.a[place], first.count[place], controls, generator)
         size = min(tokens, logits.shape[1])
         up, down = logits[place].topk(size).indices, logits[place].topk(size, largest=False).indices
