@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import fake_audits
+import fake_diffs
 import fake_live
 import fakes
 import torch
@@ -11,6 +13,7 @@ from unweave.circuits import Graph, QKTable
 from unweave.circuits.attention.qk import Pair
 from unweave.saes import FeatureStore, collect
 from unweave.saes.latents.across.maps import Layout, write_map
+from unweave.viz.audits import read_audit
 from unweave.viz.things import Things, open_things
 
 AUDIT = (Path(__file__).parent / "access_audit.js").read_text("utf-8").split("\n(only) =>", 1)[1]
@@ -109,6 +112,10 @@ def everything(base: Path) -> Things:
     heads = [{"target": graph.targets[0], "source": 70, "layer": 0, "heads": [1.0, -0.5], "bypass": 0.1}]
     opened.graphs["split"] = Graph(list(graph.nodes), graph.edges, graph.row_values, graph.metadata | {"heads": heads})
     opened.files = {"circuit": folder / "circuit.graph"}
+    opened.diffs = {
+        method: fake_diffs.diff(method, hostile=True, fingerprint="e" * 16) for method in ("crosscoder", "lens", "mean")
+    }
+    opened.audits = {"audit": read_audit(fake_audits.audit(base / "audit", hostile=True))}
     return opened
 
 
@@ -187,6 +194,11 @@ def saving(tab):
     tab.page.locator(".exports > summary").first.click()
 
 
+def unfolded(tab):
+    for fold in tab.page.locator("#pane details:not(.exports) > summary").all():
+        fold.click()
+
+
 def helped(tab):
     tab.press("?")
 
@@ -225,6 +237,9 @@ STATES = {
         None,
     ),
     "no match": ("pane=compare", "[data-testid=compare-why]", None),
+    "diff": ("pane=diff&diff_row=7&diff_filter=q:..0.9", "[data-testid=diff-facts]", unfolded),
+    "lens": ("pane=diff&diff=1&diff_show=more&diff_sort=-q", "[data-testid=diff-row]", saving),
+    "audit": ("pane=audit&audit_call=r2&audit_query=r", "[data-testid=audit-call] .untrusted", unfolded),
     "map": ("pane=map&latent=5", "[data-testid=map-box][data-drawn]", None),
     "no map": ("pane=map&store=1", "[data-testid=no-map]", None),
     "training": ("pane=training", ".main-svg", None),

@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import access_host
+import fake_audits
+import fake_diffs
 import fakes
 import pytest
 import torch
@@ -22,6 +24,7 @@ from unweave.saes import FeatureStore
 from unweave.saes.latents.across.maps import Layout, write_map
 from unweave.viz import write_page
 from unweave.viz.answers.views import save_view
+from unweave.viz.audits import read_audit
 from unweave.viz.text import visible
 from unweave.viz.things import Run, Things
 
@@ -68,7 +71,7 @@ def hostile_graph(seed):
 
 
 def hostile_things(base):
-    """Three stores (two of one text, one mapped), three circuits (one with a saved view), two runs; each named by a payload."""
+    """Three stores (two of one text, one mapped), three circuits (one with a saved view), two Diffs, an audit, two runs."""
     mapped = hostile_store(base / FOLDER)
     places = torch.arange(64)
     grid = torch.stack([places % 8, places // 8], 1).float()
@@ -79,6 +82,7 @@ def hostile_things(base):
     file = base / f"{FOLDER}.graph"
     graphs[0].save(file)
     save_view(graphs[0], file, {"pins": [82], "groups": [[HOSTILE[8] + HOSTILE[0], 80, 81]]})
+    diffs = [fake_diffs.diff(method, hostile=True, fingerprint="1" * 16) for method in ("crosscoder", "lens")]
     rows = [
         {**row, HOSTILE[0]: 1.0, "loss": HOSTILE[1], "fvu": HUGE, "tokens_per_s": -HUGE} for row in fakes.rows()[:3]
     ] + fakes.rows()
@@ -91,6 +95,8 @@ def hostile_things(base):
         {HOSTILE[3]: Run(rows, about), HOSTILE[12] + "\u2066": Run(rows, about)},
         {HOSTILE[11]: HOSTILE[8], HOSTILE[12]: TEXTS, "completion": HOSTILE[0], "loss": HUGE},
         {HOSTILE[1]: file},
+        dict(zip((HOSTILE[0] + "\u202e", HOSTILE[12] + "d"), diffs, strict=True)),
+        {HOSTILE[12] + HOSTILE[0]: read_audit(fake_audits.audit(base / f"{FOLDER}a", hostile=True))},
     )
 
 
@@ -162,10 +168,14 @@ STATES = {
     "circuits": ("pane=circuits", ".main-svg"),
     "compare": (f"pane=compare&store=0&compare_with=1&compare_by=correlation&latent=12&compare_text={LINKED}", "[data-testid=compare-row]"),
     "no match": ("pane=compare&store=0&compare_with=2", "[data-testid=compare-why]"),
+    "diff": (f"pane=diff&diff_row=7&diff_query=img&diff_class={LINKED}&diff_filter=constructor:..;q:..x", "[data-testid=diff-facts]"),
+    "lens": ("pane=diff&diff=1&diff_row=5&diff_sort=-__proto__", "[data-testid=diff-row]"),
+    "audit": (f"pane=audit&audit_call=r2&audit_query=r&audit_show={LINKED}", "[data-testid=audit-call] .untrusted"),
     "map": (f"pane=map&store=2&latent=9&mapquery={LINKED}", "[data-testid=map-box][data-drawn]"),
     "no map": ("pane=map&store=0", "[data-testid=view-map]"),
     "training": ("pane=training&run=1", ".main-svg"),
 }  # fmt: skip
 # What a host lacks: a page has no model and compares its first two stores; a frame has the server's answers: one view of each pane will do.
 LACKS = {"server": set(), "page": {"prompt", "refused", "scores", "no match"},
-         "frame": {"intervals", "refused", "circuit", "scores", "experiment", "figures", "traced", "no match", "no map"}}  # fmt: skip
+         "frame": {"intervals", "refused", "circuit", "scores", "experiment", "figures", "traced",
+                   "no match", "lens", "no map"}}  # fmt: skip

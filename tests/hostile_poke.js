@@ -5,7 +5,7 @@
   const RAW = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|\p{Surrogate}/u;
   const MARKUP = "img, iframe, object, embed, base, b b, [onerror], [onload], [onclick], [srcdoc], [href^='javascript:' i], #pane script";
   const READ = ["title", "aria-label", "placeholder", "alt", "data-value"];
-  const CONTROLS = "a[href], button, summary, select, input, textarea, [role=button], [tabindex], .tipped, [data-testid=latent-row], [data-testid=compare-row]";
+  const CONTROLS = "a[href], button, summary, select, input, textarea, [role=button], [tabindex], .tipped, [data-testid=latent-row], [data-testid=compare-row], [data-testid=diff-row]";
   const KEYS = [..."abcdefghijklmnopqrstuvwxyz+-0[]", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "PageDown", "Home", "End", "Enter", " ", "Escape", "?"];
   const TYPED = "\u202e<img src=x onerror=window.__pwned=8>";
   const wait = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });

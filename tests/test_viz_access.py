@@ -51,7 +51,7 @@ def test_every_pane_can_be_used_by_everyone(tab):
 
 
 def test_a_saved_page_can_be_used_by_everyone(browser, things, tmp_path):
-    shown = Things("Saved", things.stores, things.graphs)
+    shown = Things("Saved", things.stores, things.graphs, diffs=things.diffs, audits=things.audits)
     address = write_page(tmp_path / "page.html", shown, cards=30).as_uri()
     tab, wrong = Tab(browser, address), {}
     states = [
@@ -62,6 +62,8 @@ def test_a_saved_page_can_be_used_by_everyone(browser, things, tmp_path):
         "pane=circuit&sheet=validation",
         "pane=circuits",
         "pane=map&store=1",
+        "pane=diff&diff=2&diff_row=3",
+        "pane=audit&audit_call=r1",
     ]
     for hash in states:
         if found := tab.open(hash).audited():
@@ -80,7 +82,9 @@ MARK = """() => { const one = document.activeElement; if (one === document.body)
   return [window.__met.get(one), isSeen, one.outerHTML.slice(0, 120)]; }"""
 
 
-@pytest.mark.parametrize("name", ["overview", "card", "prompt", "pins", "circuits", "compare", "map", "training"])
+@pytest.mark.parametrize(
+    "name", ["overview", "card", "prompt", "pins", "circuits", "compare", "diff", "audit", "map", "training"]
+)
 def test_the_tab_key_reaches_everything_and_leaves_again(tab, name):
     hash, wait, _ = STATES[name]
     tab.open(hash, wait).page.wait_for_timeout(300)
@@ -112,7 +116,7 @@ def test_tabs_are_walked_by_arrows_and_opened_by_enter(tab):
     tab.at("view-circuit").wait_for()
 
 
-@pytest.mark.parametrize("name", ["card", "prompt", "circuit", "compare", "map"])
+@pytest.mark.parametrize("name", ["card", "prompt", "circuit", "compare", "diff", "map"])
 def test_the_help_lists_the_keys_of_the_pane(tab, name):
     hash, wait, _ = STATES[name]
     tab.open(hash, wait).press("?")

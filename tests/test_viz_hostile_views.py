@@ -97,7 +97,15 @@ def test_no_name_makes_a_view_wider_than_a_narrow_screen(reader):
 
 # What names a thing that every object has, and a text that is no choice.
 NAMES = ["__proto__", "constructor", "-toString"]
-BASES = {"latents": "list", "compare": "compare", "circuit": "pins", "prompt": "prompt", "map": "map"}
+BASES = {
+    "latents": "list",
+    "compare": "compare",
+    "diff": "lens",
+    "audit": "audit",
+    "circuit": "pins",
+    "prompt": "prompt",
+    "map": "map",
+}
 
 
 def keys(pane):

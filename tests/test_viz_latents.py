@@ -46,9 +46,9 @@ class Host(Live):
 
 def served(things) -> str:
     import uvicorn
-    from unweave.viz.server import _listen
+    from unweave.audit.serving.http import listen
 
-    listener = _listen(0)
+    listener = listen(0)
     server = uvicorn.Server(uvicorn.Config(application(things, "secret", Host(things)), log_level="error"))
     threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
     return f"http://127.0.0.1:{listener.getsockname()[1]}/secret/"

@@ -106,6 +106,13 @@ DONE = {
         ("click", "[data-testid=compare-sort-ratio]"),
         ("click", "[data-testid=compare-row] >> nth=2"),
     ],
+    "diff": [
+        ("click", "[data-testid=diff-sort-q]"),
+        ("click", "[data-testid=diff-show-found]"),
+        ("fill", "[data-testid=diff-search]", "img"),
+        ("select", "y", "score"),
+        ("click", "[data-testid=diff-row] >> nth=1"),
+    ],
     "map": [("select", "Colour", "count"), ("fill", "[data-testid=map-search]", "fox"), ("press", "5")],
     "training": [("select", "Run", "mlp-3"), ("press", "2")],
 }
@@ -174,5 +181,5 @@ def test_the_window_is_called_by_what_it_shows(tab):
     tab.press("2")
     tab.press("j")
     assert tab.page.title().startswith("Latent ") and "Latent 5" not in tab.page.title()
-    tab.press("8")
+    tab.at("tab-training").click()
     assert tab.page.title().startswith("embed-0 · Training")

@@ -16,7 +16,8 @@ from unweave.viz.actions.registry import ACTIONS, STREAMS
 from unweave.viz.answers import answer
 from unweave.viz.kept import Kept
 from unweave.viz.live import Live
-from unweave.viz.server import _listen, application
+from unweave.audit.serving.http import listen
+from unweave.viz.server import application
 from unweave.viz.things import open_things
 
 CLIENTS, LATENTS = 50, 20_000
@@ -54,7 +55,7 @@ def served(live):
     """The address of the real server before a live host."""
     import uvicorn
 
-    listener = _listen(0)
+    listener = listen(0)
     server = uvicorn.Server(uvicorn.Config(application(live.things, "secret", live), log_level="critical"))
     threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
     return f"http://127.0.0.1:{listener.getsockname()[1]}/secret/"

@@ -36,7 +36,7 @@ class Embedded:
         return self.html()
 
     def __repr__(self) -> str:
-        names = [*self.things.stores, *self.things.graphs, *self.things.runs]
+        names = [*self.things.stores, *self.things.graphs, *self.things.diffs, *self.things.audits, *self.things.runs]
         return f"Embedded({', '.join(names)}: shown where HTML can be; use to='page.html' for a file)"
 
 
@@ -55,10 +55,10 @@ def show(
     model: Any = None,
     live: bool | None = None,
 ) -> Any:
-    """Look at feature stores, graphs, training runs and folders of them.
+    """Look at feature stores, graphs, diffs, audits, training runs and folders of them.
 
-    `things`: FeatureStore, Graph, or paths: a store's folder, a `.graph` file, a run's folder, a folder of
-    `unweave demo`. `model` is a loaded TransformerBridge for prompts and experiments (left out: the one that a store names
+    `things`: FeatureStore, Graph, Diff, or paths: a store's folder, a `.graph` file, a diff's, an audit's or a run's folder,
+    a folder of `unweave demo`. `model` is a loaded TransformerBridge for prompts and experiments (left out: the one that a store names
     is loaded when it is first needed).
 
     With `to` one self-contained HTML file is written and its path returned. In Jupyter a widget comes back that asks the

@@ -84,15 +84,15 @@ def number(value: Any, digits: int = 4) -> float | int | None:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
-def jsonable(value: Any, depth: int = 8) -> Any:
+def jsonable(value: Any, depth: int = 8, longest: int = 400) -> Any:
     """Metadata of any origin as shown JSON: dicts, lists, finite numbers, `readable` strings; whole numbers that a browser would
-    round, and deeper levels, as text."""
+    round, and deeper levels, as text of at most `longest` characters."""
     if isinstance(value, dict) and depth:
-        return {readable(key): jsonable(inner, depth - 1) for key, inner in value.items()}
+        return {readable(key): jsonable(inner, depth - 1, longest) for key, inner in value.items()}
     if isinstance(value, (list, tuple)) and depth:
-        return [jsonable(inner, depth - 1) for inner in value]
+        return [jsonable(inner, depth - 1, longest) for inner in value]
     if value is None or (isinstance(value, int) and abs(value) <= EXACT):
         return value
     if isinstance(value, float):
         return number(value, 6)
-    return readable(value, 400)
+    return readable(value, longest)

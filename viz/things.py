@@ -1,9 +1,11 @@
-"""Open what a user points at, by kind: stores, graphs, training runs, and the folder of `unweave demo`.
+"""Open what a user points at, by kind: stores, graphs, diffs, audits, training runs, and the folder of `unweave demo`.
 
 | given | recognised by |
 |---|---|
 | FeatureStore, or its folder | `features.safetensors` |
 | Graph, or its file | a file (`.graph`, or JSON of Neuronpedia and circuit-tracer) |
+| Diff, or its folder | `diff.safetensors` |
+| folder of `unweave audit` | `transcript.jsonl` |
 | run or dictionary folder | `cfg.json`, `config.json` or `metrics.jsonl` |
 | folder of `unweave demo` | `demo.json`, `dictionaries/` or `features/` |
 
@@ -18,12 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..audit.diffing.result import Diff
 from ..circuits import Graph, open_graph
 from ..saes import FeatureStore
 from ..saes.errors import UserError
 from ..saes.io import read_json
+from .audits import Audit, is_audit, read_audit
 
-ACCEPTED = "a FeatureStore, a Graph, a .graph or .json file, a FeatureStore, dictionary or run folder, or a folder made by `unweave demo`"
+ACCEPTED = (
+    "a FeatureStore, a Graph, a Diff, a .graph or .json file, a FeatureStore, Diff, audit, dictionary or run folder, "
+    "or a folder made by `unweave demo`"
+)
 
 
 @dataclass
@@ -58,6 +65,8 @@ class Things:
     numbers: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     """The file of each graph that was opened from one, by the graph's name."""
+    diffs: dict[str, Diff] = field(default_factory=dict)
+    audits: dict[str, Audit] = field(default_factory=dict)
 
 
 def open_things(things: Sequence[Any], *, title: str | None = None) -> Things:
@@ -72,9 +81,11 @@ def open_things(things: Sequence[Any], *, title: str | None = None) -> Things:
             _put(opened.graphs, "circuit", thing)
         elif isinstance(thing, FeatureStore):
             _put(opened.stores, thing.folder.name, thing)
+        elif isinstance(thing, Diff):
+            _put(opened.diffs, thing.folder.name if thing.folder else "diff", thing)
         else:
             raise UserError(f"expected {ACCEPTED}; got {type(thing).__name__}; open or save it first")
-    if not (opened.stores or opened.graphs or opened.runs or opened.numbers):
+    if not any((opened.stores, opened.graphs, opened.diffs, opened.audits, opened.runs, opened.numbers)):
         raise UserError(f"expected at least one of {ACCEPTED}; got nothing to show; give one")
     opened.title = title or opened.title
     return opened
@@ -82,7 +93,7 @@ def open_things(things: Sequence[Any], *, title: str | None = None) -> Things:
 
 def _merge(into: Things, other: Things) -> None:
     into.title = other.title
-    for name in ("stores", "graphs", "runs"):
+    for name in ("stores", "graphs", "runs", "diffs", "audits"):
         for key, thing in getattr(other, name).items():
             placed = _put(getattr(into, name), key, thing)
             if name == "graphs" and key in other.files:
@@ -108,6 +119,10 @@ def _open_path(opened: Things, path: Path) -> None:
         opened.files[_put(opened.graphs, path.stem, open_graph(path))] = path
     elif any((path / name).exists() for name in ("features.safetensors", "unfinished.json")):
         _put(opened.stores, path.name, FeatureStore.open(path))
+    elif (path / "diff.safetensors").exists():
+        _put(opened.diffs, path.name, Diff.open(path))
+    elif is_audit(path):
+        _put(opened.audits, path.name, read_audit(path))
     elif any((path / name).exists() for name in ("cfg.json", "config.json", "metrics.jsonl")):
         _put(opened.runs, path.name, read_run(path))
     elif any((path / name).exists() for name in ("demo.json", "dictionaries", "features")):

@@ -43,7 +43,7 @@ class Browser(anywidget.AnyWidget):
         self.on_msg(self._hear)
 
     def __repr__(self) -> str:
-        names = [*self.things.stores, *self.things.graphs, *self.things.runs]
+        names = [*self.things.stores, *self.things.graphs, *self.things.diffs, *self.things.audits, *self.things.runs]
         return f"Browser({', '.join(names)}: shown where widgets can be; show(…, to='page.html') writes a file)"
 
     def _hear(self, _: Any, message: Any, __: Any) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...saes import UserError
+from ...saes.drawn import drawn
 
 PERMUTATIONS = 2000
 LEAST = 3
@@ -36,6 +37,8 @@ class Drift:
     shuffled_high: float
     conversations: int
     messages: int
+
+    _repr_html_ = drawn
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""

@@ -1,9 +1,9 @@
-"""Answers to the front end's questions, made from FeatureStores, Graphs and run folders. No model is needed.
+"""Answers to the front end's questions, made from FeatureStores, Graphs, Diffs, audits and run folders. No model is needed.
 
 | path | answer |
 |---|---|
 | `index` | title, what is open, numbers of the run, metrics of each run, what this host can do |
-| `overview` | a row of numbers for each store and each run |
+| `overview` | a row of numbers for each store, Diff, audit and run |
 | `runs/R` | one training run: curves, config, evaluation |
 | `stores/S` | what the store is, its columns, labels |
 | `stores/S/columns/NAME` | one statistic of all latents |
@@ -26,15 +26,21 @@
 | `graphs/G/heads` | edges split over attention heads |
 | `graphs/G/figures/NAME` | scores, paths, or the ledger of a target |
 | `graphs/G/neuronpedia` | Neuronpedia's JSON |
+| `diffs/D` | what changed between two models, all but the columns |
+| `diffs/D/columns/NAME` | one column of all its rows |
+| `audits/A` | an audit: findings with their evidence, a line for each call |
+| `audits/A/calls/ID` | one call with its reply |
 
-R, S and G count from 0 in the order of the index. Strings leave here ready to be shown (text.py), numbers rounded to what a
+R, S, G, D and A count from 0 in the order of the index. Strings leave here ready to be shown (text.py), numbers rounded to what a
 reader can use, so that the front end only places them.
 """
 
 from . import (  # noqa: F401  (each registers its paths)
+    audits,
     cards,
     compare,
     dashboard,
+    diffs,
     graph_groups,
     graph_nodes,
     graph_tables,

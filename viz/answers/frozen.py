@@ -10,8 +10,10 @@ import torch
 from ...saes import FeatureStore
 from ...saes.errors import UserError
 from ..text import number
+from .audits import frozen_audits
 from .cards import card_payload, company_payload, histogram_payload, intervals_payload
 from .compare import frozen_compare
+from .diffs import first_latents, frozen_diffs
 from .frozen_graphs import frozen_graphs
 from .index import index
 from .maps import frozen_map
@@ -41,12 +43,14 @@ def frozen(things: Things, cards: int = 200, has_plotly: bool = True) -> Iterato
     yield from frozen_graphs(things, has_plotly)
     share = max(cards // max(len(things.stores), 1), 1)
     carried = {
-        place: _worth_a_card(store, _in_circuits(graphs, place), share)
+        place: _worth_a_card(store, [*_in_circuits(graphs, place), *first_latents(things, place, share)], share)
         for place, store in enumerate(things.stores.values())
     }
     for place, store in enumerate(things.stores.values()):
         yield from _store(store, f"stores/{place}", carried[place])
         yield from frozen_map(things, place, carried[place])
+    yield from frozen_diffs(things)
+    yield from frozen_audits(things)
     compared = dict(frozen_compare(things, carried))
     yield from compared.items()
     yield "index", index(things) | {"compared": bool(compared)}
@@ -85,10 +89,10 @@ def _in_circuits(graphs: list[Any], place: int) -> list[int]:
     return list(dict.fromkeys(index for _, index in sorted(nodes)))
 
 
-def _worth_a_card(store: FeatureStore, in_circuits: list[int], share: int) -> list[int]:
-    """At most `share` latents: of circuits (up to half), then `store.interesting`, then those that fire most."""
+def _worth_a_card(store: FeatureStore, elsewhere: list[int], share: int) -> list[int]:
+    """At most `share` latents: of circuits and Diffs (up to half), then `store.interesting`, then those that fire most."""
     by_count = store.count.argsort(descending=True, stable=True)
     alive = by_count[store.count[by_count] > 0].tolist()
-    known = [latent for latent in in_circuits if latent < len(store)]
+    known = [latent for latent in elsewhere if latent < len(store)]
     wanted = dict.fromkeys([*known[: share // 2], *store.interesting(share), *alive])
     return sorted(list(wanted)[:share])

@@ -40,4 +40,6 @@ def index(things: Things, can: Sequence[str] = ()) -> dict[str, Any]:
             {"name": readable(name), "prompt": readable(graph.metadata.get("prompt", ""), 400)}
             for name, graph in things.graphs.items()
         ],
+        "diffs": [{"name": readable(name), "method": found.method} for name, found in things.diffs.items()],
+        "audits": [{"name": readable(name)} for name in things.audits],
     }

@@ -1,4 +1,4 @@
-"""What is open, in the numbers that one looks at first: a row for each store and each run. Circuits have rows of their own (`graphs`)."""
+"""What is open, in the numbers that one looks at first: a row for each store, Diff, audit and run. Circuits have rows of their own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from ...saes import FeatureStore
 from ..text import number, readable
 from ..things import flat
+from .audits import audit_row
+from .diffs import diff_row
 from .maps import has_map
 from .parts import run_sites, sites_of
 from .registry import path
@@ -27,9 +29,11 @@ MEASURES = ("fvu", "l0", "dead_share", "ce_recovered")
 
 @path("overview")
 def overview(things: Things) -> dict[str, Any]:
-    """Stores and runs in numbers, in the order of the index."""
+    """Stores, Diffs, audits and runs in numbers, in the order of the index."""
     return {
         "stores": [store_row(name, store) for name, store in things.stores.items()],
+        "diffs": [diff_row(name, found) for name, found in things.diffs.items()],
+        "audits": [audit_row(name, found) for name, found in things.audits.items()],
         "runs": [run_row(name, run.fresh()) for name, run in things.runs.items()],
     }
 

@@ -16,9 +16,11 @@ import { prompt } from "./prompt/prompt.js";
 import { circuit } from "./circuit/circuit.js";
 import { circuits } from "./circuit/circuits.js";
 import { compare } from "./compare/compare.js";
+import { diff } from "./diff/diff.js";
+import { audit } from "./audit/audit.js";
 import { map } from "./map/map.js";
 
-const PANES = [overview, latents, prompt, circuit, circuits, compare, map, training];
+const PANES = [overview, latents, prompt, circuit, circuits, compare, diff, audit, map, training];
 const SLOW = 250;   // ms after which a pane that is not there yet is said to load
 const pane = document.getElementById("pane");
 const tabs = document.getElementById("tabs");
@@ -99,7 +101,7 @@ async function start() {
   markTab(chosen(open));
   nameWindow(open, index);
   on(["pane"], () => change(open, index));
-  on(["pane", "store", "latent", "graph", "run", "prompt"], () => nameWindow(open, index));
+  on(["pane", "store", "latent", "graph", "diff", "audit", "run", "prompt"], () => nameWindow(open, index));
   open.forEach(({ name, title }, place) => key(String((place + 1) % 10), title, () => set({ pane: name }, { push: true })));
   key("?", "these keys", () => help(document.getElementById("help")));
   document.getElementById("help-button").addEventListener("click", () => help(document.getElementById("help")));

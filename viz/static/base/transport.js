@@ -86,7 +86,11 @@ export function forget(start) {
 
 // One statistic of a store as a Float32Array: of all latents, or in a page of those that it carries, in the order of `stores/S`.
 export function column(store, name) {
-  const path = `stores/${store}/columns/${name}`;
+  return floats(`stores/${store}/columns/${name}`);
+}
+
+// The numbers of a path as a Float32Array, NaN where there is none.
+export function floats(path) {
   return once(path, () => source.get(path, "bytes").then((data) => (data === null ? null
     : Array.isArray(data) ? Float32Array.from(data, (value) => value ?? NaN) : new Float32Array(data))));
 }

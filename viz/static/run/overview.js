@@ -5,7 +5,7 @@ import { ask, can, frozen } from "../base/transport.js";
 
 const AGAIN = { query: "", filter: "", latent: null };   // the list of latents as it begins
 const MANY = 24;   // numbers of the whole that are shown at once; more stand folded, by the part that they are of
-const WORDS = new Set(["site", "state", "rule", "target"]);   // columns of words, not of numbers
+const WORDS = new Set(["site", "state", "rule", "target", "models", "method"]);   // columns of words, not of numbers
 
 // A table of things: `columns` are [heading, what it is, cell(row)]; the first names the row.
 function table(name, columns, rows, testid) {
@@ -59,6 +59,29 @@ function runsTable(runs) {
   ], runs, "runs");
 }
 
+function diffsTable(diffs) {
+  return table("Diffs", [
+    ["diff", "", ({ name, place }) => link({ pane: "diff", diff: place, diff_row: null }, {}, name)],
+    ["models", "", ({ a, b }) => `${a} → ${b}`],
+    ["method", "", ({ method }) => method],
+    ["found", "rows found at the stated false-discovery rate, of all", ({ found, total }) => `${number(found)} of ${number(total)}`],
+    ["rate", "the false-discovery rate", ({ fdr }) => number(fdr)],
+    ["patched", "share of the change of behaviour that the first latents reproduce when they are patched into A; p among random latents", ({ patched, patched_p: p }) => (patched === null ? "–" : [percent(patched), p === null ? "" : h("small", {}, ` p ${number(p)}`)])],
+    ["notes", "", ({ notes }) => number(notes)],
+  ], diffs, "diffs");
+}
+
+function auditsTable(audits) {
+  return table("Audits", [
+    ["audit", "", ({ name, place }) => link({ pane: "audit", audit: place, audit_call: "" }, {}, name)],
+    ["supported", "claims that evidence supports", ({ supported }) => number(supported)],
+    ["open", "claims that nothing has decided", ({ open }) => number(open)],
+    ["rejected", "claims that evidence speaks against", ({ rejected }) => number(rejected)],
+    ["calls", "", ({ calls }) => number(calls)],
+    ["state", "", ({ is_finished: isFinished }) => (isFinished ? "finished" : "no report")],
+  ], audits, "audits");
+}
+
 function circuitsTable(graphs) {
   return table("Circuits", [
     ["prompt", "", ({ prompt, name, place }) => link({ pane: "circuit", ...anew(place) }, { class: "prompt-link" }, prompt || name)],
@@ -80,6 +103,8 @@ function places(index) {
     ["circuit", "Read a circuit", texts.length ? `why the model goes on as it does after “${texts[0].slice(0, 60)}”` : "why the model said what it said"],
     ["circuits", "Compare circuits", "all open circuits in numbers, and the features that recur"],
     ["compare", "Compare two stores", "matched latents of two dictionaries, checkpoints or models, on the same texts"],
+    ["diff", "See what changed", "latents that differ between a model and its fine-tuned version, tested, and what patching them does"],
+    ["audit", "Read the audit", "what it claims, and the results that each claim rests on"],
     ["map", "See the map", "decoder directions on a plane: what lies close writes alike"],
     ["training", "Follow the training", few(index.runs.length, "run: its curves and config", "runs: their curves and configs")],
   ];
@@ -100,6 +125,7 @@ function missing(index, about) {
   if (index.stores.length === 1) found.push(["Two dictionaries, checkpoints or models side by side: open a second store", "unweave show STORE OTHER_STORE"]);
   const bare = (about?.stores ?? []).filter((store) => !store.codes).map((store) => store.name);
   if (bare.length) found.push([`Exact intervals and latents that fire together: ${bare.join(", ")} kept no codes; collect with more room for them`, "unweave collect … --codes-mib 8192"]);
+  if (!index.diffs.length) found.push(["What changed between two models, such as one and its fine-tuned version", "unweave diff MODEL TUNED --text TEXT --out DIFF"]);
   if (!index.graphs.length) found.push(["A circuit: trace why the model says what it says", "unweave trace MODEL \"PROMPT\" --out FILE.graph"]);
   else if (!can("validate")) found.push(["Experiments on a circuit: open it with its dictionaries, where the model is", "unweave show FILE.graph DICTIONARY"]);
   if (!index.runs.length) found.push(["Training curves, also of a run that is still going: open its folder", "unweave show RUN"]);
@@ -154,6 +180,7 @@ async function pane(content, index) {
   const numbers = Object.entries(index.numbers);
   refill(content, h("h1", {}, index.title, models.length ? h("small", {}, ` ${models.join(", ")}`) : null), ways(index),
     about?.stores.length ? section(about.stores.length === 1 ? "Feature store" : "Feature stores", storesTable(placed(about.stores))) : null, circuits(index),
+    about?.diffs.length ? section(about.diffs.length === 1 ? "Diff" : "Diffs", diffsTable(placed(about.diffs))) : null, about?.audits.length ? section(about.audits.length === 1 ? "Audit" : "Audits", auditsTable(placed(about.audits))) : null,
     about?.runs.length ? section(about.runs.length === 1 ? "Dictionary" : "Dictionaries", runsTable(placed(about.runs))) : null, measured(index.runs),
     numbers.length ? section("Numbers of this run", numbered(numbers)) : null, hints(missing(index, about)), await provenance(index), h("footer", {}, `Unweave ${index.version}`));
 }
