@@ -17,6 +17,7 @@ HEAVY = [
     "starlette",
     "uvicorn",
     "gguf",
+    "mcp",
 ]
 PACKAGES = ["unweave.kernels", "unweave.saes", "unweave.circuits", "unweave.viz"]
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ["kernels", "saes", "circuits", "audit", "viz"]
-HEAVY = {"transformer_lens", "transformers", "plotly", "starlette", "uvicorn", "datasets"}
+HEAVY = {"transformer_lens", "transformers", "plotly", "starlette", "uvicorn", "datasets", "mcp"}
 PICKLING = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 FILES = sorted(path.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 LONGEST = 320

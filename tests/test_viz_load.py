@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import fakes
 import pytest
+from unweave.audit.serving.http import listen
 from unweave.circuits.prompts.stream import Piece
 from unweave.saes.errors import UserError
 from unweave.viz import serve
@@ -16,7 +17,6 @@ from unweave.viz.actions.registry import ACTIONS, STREAMS
 from unweave.viz.answers import answer
 from unweave.viz.kept import Kept
 from unweave.viz.live import Live
-from unweave.audit.serving.http import listen
 from unweave.viz.server import application
 from unweave.viz.things import open_things
 

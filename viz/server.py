@@ -5,6 +5,7 @@
     http://127.0.0.1:PORT/TOKEN/api/stores/0        GET: an answer (answers/)
     http://127.0.0.1:PORT/TOKEN/api/act/label       POST JSON: an action (actions/), answered with JSON
     http://127.0.0.1:PORT/TOKEN/api/stream/generate POST JSON: a stream, one line of JSON at a time
+    http://127.0.0.1:PORT/TOKEN/api/tools/chat      POST JSON: a tool of the audit, answered with JSON (tools.py)
 
 Only this machine is served, and only who knows the random token. What a request must be is in guard.py: its `Host` and
 `Origin` are this server's own, its body JSON of bounded size. No other origin is let in, and every reply carries a
@@ -16,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-import socket
 import sys
 import threading
 import webbrowser
@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..audit.serving.http import listen
 from ..saes.errors import UserError
 from .actions import ACTIONS, STREAMS, abilities, act, run_stream
 from .answers import answer
@@ -35,6 +36,7 @@ from .live import Live
 from .page import escaped_json, fill
 from .text import reason
 from .things import Things, open_things
+from .tools import routes as tool_routes
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -118,6 +120,7 @@ def application(things: Things, token: str, live: Live | None = None) -> Starlet
         Route("/static/{name}", asset),
         Route("/api/act/{name}", action, methods=["POST"]),
         Route("/api/stream/{name}", streamed, methods=["POST"]),
+        *tool_routes(live),
         Route("/api/{path:path}", api),
     ]
     return Starlette(routes=[Mount(f"/{token}", routes=routes)], middleware=[Middleware(Guard)])
@@ -188,7 +191,7 @@ def serve(
 
     opened = open_things([things] if isinstance(things, Things) else things)
     token = secrets.token_urlsafe(16)
-    listener = _listen(port)
+    listener = listen(port)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
     server = uvicorn.Server(
         uvicorn.Config(application(opened, token, Live(opened, model)), log_level="warning", access_log=False)
@@ -202,17 +205,3 @@ def serve(
     else:
         threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
     return address
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise UserError(
-            f"expected a free port; port {port} cannot be taken ({error}); give another, or 0 for any"
-        ) from error
-    listener.listen(128)
-    return listener
