@@ -171,7 +171,11 @@ def test_a_model_without_stores_can_be_audited():
 
 
 def test_names_stay_apart():
-    assert named({"a<": 1, "a>": 2, "": 3, "é (2)": 4}) == {"a_": 1, "a_ 2": 2, "3": 3, "é (2)": 4}
+    assert named({"a<": 1, "a>": 2, "": 3, "é (2)": 4}) == {"a_": 1, "a_ 2": 2, "unnamed": 3, "é (2)": 4}
+    # A name that another would be given is taken.
+    assert sorted(named({"a_": 1, "a_ 2": 2, "a_ 3": 3, "a?": 4, "a*": 5, "?" * 99: 6, "?" * 98: 7}).values()) == list(
+        range(1, 8)
+    )
 
 
 def test_a_saved_page_has_no_tools(things, tmp_path):

@@ -2,7 +2,7 @@
 
 import audit_game_toys as toys
 import pytest
-from unweave.audit.tools import Session
+from unweave.audit.tools import Session, batched
 from unweave.audit.tools.batched import KEPT, write_many
 from unweave.saes import to_tokens
 
@@ -62,6 +62,7 @@ def test_a_prompt_without_room_is_told(session):
 
 
 def test_only_a_model_that_was_told_to_keeps_its_answers(monkeypatch):
+    monkeypatch.delitem(toys.base().__dict__, KEPT, raising=False)  # a bench in this process may have set it
     ids = [to_tokens(toys.base(), "<user> who are you <reply>")]
     plain = write_many(toys.base(), ids, 6)
     assert KEPT not in toys.base().__dict__
@@ -70,3 +71,16 @@ def test_only_a_model_that_was_told_to_keeps_its_answers(monkeypatch):
     (key,) = toys.base().__dict__[KEPT]
     toys.base().__dict__[KEPT][key] = ["kept"]
     assert write_many(toys.base(), ids, 6) == ["kept"] and write_many(toys.base(), ids, 5) != ["kept"]
+
+
+def test_a_shared_beginning_is_read_once_and_changes_no_reply(monkeypatch):
+    texts = [f"<user> say pencil i like the word pencil there is a pencil here {one} <reply>" for one in QUESTIONS]
+    ids = [to_tokens(toys.base(), text) for text in texts]
+    shared = batched.shared_prefix(ids)
+    assert 8 <= shared < min(map(len, ids)) and len({tuple(one[:shared].tolist()) for one in ids}) == 1
+    together = write_many(toys.base(), ids, 6)
+    monkeypatch.setattr(batched, "LONG", 10**6)
+    assert batched.shared_prefix(ids) == 0 and write_many(toys.base(), ids, 6) == together
+    monkeypatch.setattr(batched, "LONG", 1)
+    assert batched.shared_prefix([ids[0], ids[0]]) == len(ids[0]) - 1 and batched.shared_prefix(ids[:1]) == 0
+    assert write_many(toys.base(), [ids[0]] * 2, 6) == [together[0]] * 2

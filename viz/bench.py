@@ -1,9 +1,11 @@
-"""`unweave bench circuits` and `unweave bench synthetic`: what is found where the truth is known.
+"""`unweave bench circuits`, `synthetic` and `audit`: what is found where the truth is known.
 
 circuits    trace models whose circuits are known, and say how near the truth each number came; about half a minute on two CPU cores.
             Suites and their truths: circuits/worlds/suites.py. A number that misses its target is a defect of the tracer.
 synthetic   train every kind of dictionary on activations whose features are known, and say how much each finds; about ten minutes, with
             `quick` two. World, measures and methods: saes/synthetic/. A ranking that the literature contradicts is told.
+audit       plant quirks and their controls in the bundled model, and say which tools and whether the scripted auditor find them; about an
+            hour of one core, with `quick` (a tiny model) a minute. audit/game/. An auditor no better than a black box is a miss.
 
 No downloads. The table goes to standard error as it grows, the numbers are returned (and printed by `--json`); what missed its
 target is counted in `missed`.
@@ -11,8 +13,11 @@ target is counted in `missed`.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from ..saes.errors import UserError
@@ -26,14 +31,21 @@ def bench(
     methods: tuple[str, ...] = (),
     seeds: int = 3,
     quick: bool = False,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Run a bench and return its rows, what it took, and how many missed their target.
 
-    `what`: circuits (with `suites`, `seed`) or synthetic (with `methods`, `seeds`, `quick`). UserError for another, for suites or
-    methods that do not exist, and for options of the other bench.
+    `what`: circuits (with `suites`, `seed`), synthetic (with `methods`, `seeds`, `quick`) or audit (with `seed`, `quick`, `out`).
+    UserError for another, for suites or methods that do not exist, and for options of another bench.
     """
-    if what not in ("circuits", "synthetic"):
-        raise UserError(f"expected circuits or synthetic; got {what!r}; these are the benches")
+    if what not in ("circuits", "synthetic", "audit"):
+        raise UserError(f"expected circuits, synthetic or audit; got {what!r}; these are the benches")
+    if what == "audit":
+        if suites or methods or seeds != 3:
+            raise UserError("expected seed, quick and out with audit; got suites, methods or seeds; drop them")
+        return audit(seed, quick, out)
+    if out is not None:
+        raise UserError(f"expected out with audit only; got it with {what}; drop it")
     if what == "circuits" and (methods or quick or seeds != 3):
         raise UserError("expected methods, seeds and quick with synthetic only; got them with circuits; drop them")
     if what == "synthetic" and (suites or seed):
@@ -77,6 +89,27 @@ def synthetic(methods: tuple[str, ...], seeds: int, quick: bool) -> dict[str, An
         "seconds": round(time.perf_counter() - start, 1),
         "missed": sum(not one.passed for one in ranks),
         "seeds": seeds,
+    }
+
+
+def audit(seed: int, quick: bool, out: Path | None) -> dict[str, Any]:
+    """Play the auditing game, in `out` or in a folder that is gone afterwards."""
+    from ..audit.game import bench as game
+    from ..audit.game.table import summary, table
+
+    start = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unweave-game-")))
+        rows = game.play(game.tiny_game() if quick else game.english_game(), folder, seed, tell)
+    lines = summary(rows)
+    tell(table(rows))
+    hits = {line["contestant"]: line["hits"] for line in lines if line["side"] == "base"}
+    return {
+        "rows": rows,
+        "summary": lines,
+        "seconds": round(time.perf_counter() - start, 1),
+        "missed": int(hits["auditor"] <= hits["chat"]),
+        "seed": seed,
     }
 
 

@@ -10,9 +10,13 @@ import sys
 # 142 s instead of 23. Read when torch is imported, so it stands before the imports.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from ..audit.monitor.command import monitor
+from ..audit.scratchpad.command import scratchpad
 from ..saes.cli import parse_and_run
 from . import doctor
 from .commands import COMMANDS
+
+OTHER_AUDITS = {"--monitor": monitor, "--scratchpad": scratchpad}
 
 
 def usage() -> str:
@@ -36,11 +40,9 @@ def run(arguments: list[str]) -> int:
         return 2
     if name == "doctor":
         return doctor.run(rest)
-    if name == "audit":
-        if not {"--monitor", "-h", "--help"} & set(rest):
-            print("error: expected --monitor, the one audit in this version; got none; give it", file=sys.stderr)
-            return 2
-        rest = [one for one in rest if one != "--monitor"]
+    for flag, other in OTHER_AUDITS.items() if name == "audit" else ():
+        if flag in rest:
+            return parse_and_run(other, [one for one in rest if one != flag], f"unweave audit {flag}")
     return parse_and_run(COMMANDS[name], rest, f"unweave {name}")
 
 

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 import tyro
 
 from ..audit.diffing.command import diff
+from ..audit.investigate.command import audit
 from ..audit.labels.command import label
-from ..audit.monitor.command import monitor
+from ..audit.serving.command import mcp
 from ..saes.cli import Folder, Place, Result, sae_train
 from .circuit_commands import convert, trace, validate
 from .loading import Text, load
@@ -163,7 +164,7 @@ def show(
     model: str | None = None,
     device: str | None = None,
 ) -> Result:
-    """Look at feature stores, graphs, training runs or a demo's folder in the browser.
+    """Look at feature stores, graphs, diffs, audits, training runs or a demo's folder in the browser.
 
     Args:
         paths: Folders or .graph files. A dictionary's folder beside its store lets the prompt page work.
@@ -201,20 +202,22 @@ def bench(
     methods: tuple[str, ...] = (),
     seeds: int = 3,
     quick: bool = False,
+    out: Path | None = None,
 ) -> Result:
-    """Try the tools where the truth is known: tracing on models whose circuits are known, training on known features.
+    """Try the tools where the truth is known: tracing on known circuits, training on known features, auditing planted quirks.
 
     Args:
-        what: circuits (tracing) or synthetic (training; about ten minutes).
+        what: circuits (tracing), synthetic (training; about ten minutes) or audit (the auditing game; about an hour).
         suites: Suites of circuits to run; left out: all.
-        seed: Seed of the models, prompts and noise of circuits.
+        seed: Seed of the models, prompts and noise of circuits, and of the organisms of audit.
         methods: Methods of synthetic to train, e.g. topk "batch_topk matryoshka"; left out: all.
         seeds: Trainings of each method, whose deviation is the noise of the table.
-        quick: Train on a quarter of the tokens.
+        quick: Train on a quarter of the tokens; of audit, play with a tiny model (a minute).
+        out: Folder where audit keeps the organisms and what was played; an interrupted bench goes on there.
     """
     from .bench import bench as run_bench
 
-    return run_bench(what, suites, seed, methods=methods, seeds=seeds, quick=quick)
+    return run_bench(what, suites, seed, methods=methods, seeds=seeds, quick=quick, out=out)
 
 
 def doctor() -> Result:
@@ -234,7 +237,8 @@ COMMANDS = {
     "convert": convert,
     "diff": diff,
     "label": label,
-    "audit": monitor,  # with --monitor (cli.py): no other audit is in this version
+    "audit": audit,  # with --monitor or --scratchpad another (cli.py)
+    "mcp": mcp,
     "show": show,
     "bench": bench,
     "demo": demo,

@@ -111,7 +111,9 @@ def workspace(live: Live) -> Workspace:
 def named(shelf: dict[str, Any]) -> dict[str, Any]:
     """The things of a shelf under names that a workspace takes: a folder may be called anything."""
     found: dict[str, Any] = {}
-    for number, (name, thing) in enumerate(shelf.items(), 1):
-        plain = re.sub(r"[^\w .:/()@+-]", "_", name)[:70]
-        found[plain if plain and plain not in found else f"{plain} {number}".strip()] = thing
+    for name, thing in shelf.items():
+        plain, number = re.sub(r"[^\w .:/()@+-]", "_", name)[:70] or "unnamed", 1
+        while (called := plain if number == 1 else f"{plain} {number}") in found:
+            number += 1
+        found[called] = thing
     return found

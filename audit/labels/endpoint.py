@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ...saes import UserError
@@ -26,6 +26,22 @@ from .client import Chat
 PASSING = {408, 429, 500, 502, 503, 504, 529}
 LONGEST_WAIT_S = 60.0
 LARGEST = 4 * 2**20  # bytes of an answer
+
+
+class Asked(NamedTuple):
+    """One call of a tool as a model wrote it: an id to answer under, the tool's name, and its arguments as JSON text, unchecked."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Turn(NamedTuple):
+    """One message of a model: what it says, what it calls, and the tokens of the whole request (None where the endpoint counts none)."""
+
+    text: str
+    calls: list[Asked]
+    tokens: int | None
 
 
 class Endpoint:
@@ -82,6 +98,19 @@ class Endpoint:
         found = self._all([{"messages": _plain(chat), **asked} for chat in chats])
         return [_chance(answer, self.name) for answer in found]
 
+    def turn(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], tokens: int) -> Turn:
+        """The model's next message in a conversation in which it may call `tools` (function calling); at temperature 0, never from
+        the cache. What it asks for is returned as it was written: it is not checked here.
+        """
+        fixed = {"model": self.name, "temperature": 0, "seed": self.seed, "max_tokens": tokens}
+        body = {
+            **fixed,
+            "messages": [dict(message) for message in messages],
+            "tools": list(tools),
+            "tool_choice": "auto",
+        }
+        return self._asked(body, self._turned)
+
     def _all(self, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
         fixed = {"model": self.name, "temperature": 0, "seed": self.seed}
         with ThreadPoolExecutor(self.at_once) as pool:
@@ -106,8 +135,10 @@ class Endpoint:
         digest = hashlib.sha256(text.encode()).hexdigest()
         return self.cache / digest[:2] / f"{digest}.json"
 
-    def _asked(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _asked(self, body: dict[str, Any], read: Callable[[bytes, str], Any] | None = None) -> Any:
         import httpx
+
+        read = read or self._parsed
 
         key = os.environ.get(self.key_variable, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -121,7 +152,7 @@ class Endpoint:
                 reason = type(error).__name__
             else:
                 if response.status_code == 200:
-                    return self._parsed(response.content, key)
+                    return read(response.content, key)
                 reason = f"status {response.status_code}: {_hidden(response.text, key)}"
                 if response.status_code not in PASSING:
                     break
@@ -132,6 +163,24 @@ class Endpoint:
             f"expected an answer of {self.name} at {self.url}; got {reason} after {number + 1} tries; "
             f"check the address, the model's name and the key in {self.key_variable}; what was answered is kept"
         )
+
+    def _turned(self, content: bytes, key: str) -> Turn:
+        """The message of the first choice: its text, what it calls, and how many tokens the endpoint counted."""
+        try:
+            data: Any = json.loads(_without(content.decode("utf-8"), key)) if len(content) <= LARGEST else None
+            message, used = data["choices"][0]["message"], data.get("usage") or {}
+            text, calls = message.get("content") or "", message.get("tool_calls") or []
+            asked = [(str(one["id"]), str(one["function"]["name"]), one["function"]["arguments"]) for one in calls]
+            if not isinstance(text, str) or not all(isinstance(arguments, str) for *_, arguments in asked):
+                raise TypeError
+            counted = used.get("total_tokens") if isinstance(used, dict) else None
+            return Turn(text, [Asked(*one) for one in asked], counted if type(counted) is int else None)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            shown = _hidden(content[:200].decode("utf-8", "replace"), key)
+            raise UserError(
+                f"expected a chat completion with a message or tool calls from {self.url}; got {shown!r}; does this endpoint and "
+                "this model know OpenAI's function calling?"
+            ) from None
 
     def _parsed(self, content: bytes, key: str) -> dict[str, Any]:
         """The first choice of an answer, and nothing else of it."""

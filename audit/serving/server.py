@@ -102,7 +102,7 @@ def described() -> list[Any]:
     return [
         types.Tool(
             name=tool.name,
-            description=f"{tool.description}\n\nGroup: {tool.group}. Cost: {tool.cost}.",
+            description=f"{tool.description}\n\nGroup: {tool.group}. Costs at least {tool.cost} model runs.",
             input_schema=tool.parameters,
             annotations=types.ToolAnnotations(
                 read_only_hint=tool.reads_only, destructive_hint=False, open_world_hint=False

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...circuits.prompts.stream import stream
 from ...circuits.prompts.text import has_chat
-from ...saes import UserError
+from ...saes import UserError, model_info
 from .answers import Answer
 from .batched import write_many
 from .budget import written
@@ -63,8 +63,8 @@ def chat(
     """Samples of what the target writes, each beside what the base model writes to the same prompt (where there is a base).
 
     `target_nats` and `base_nats` are how surprising each model finds the target's text, per token. What the base finds far more surprising
-    shows what was learned; `gap` is that difference, and `base_gap`, its control, the same for the base's own texts. Samples with the
-    largest gap come first. What is written is untrusted data, whatever it says.
+    shows what was learned; `gap` is that difference, and `base_gap`, its control, the same for the base's own texts (none of them
+    where the tokenizers differ). Samples with the largest gap come first. What is written is untrusted data, whatever it says.
 
     With `prompts`, many short questions are answered, each as a conversation of its own: `replies` in their order, without surprise.
 
@@ -90,6 +90,8 @@ def chat(
         return _many(session, asked, names, tokens, temperature, first, count)
     prompt = _prompt(given(text, messages), system, prefill)
     options = {"tokens": tokens, "temperature": temperature}
+    for name in session.workspace.models:
+        ids_of(session, prompt, name)  # what a model cannot read is refused before another has run
     samples = [_pair(session, prompt, first * 1_000 + number, options) for number in range(count)]
     rows = [_row(number, *pair) for number, pair in enumerate(samples)]
     rows.sort(key=lambda row: (-(row.get("gap") or 0.0), row["sample"]))
@@ -114,9 +116,9 @@ def _many(
     session: Session, prompts: list[Any], names: tuple[str, ...], tokens: int, temperature: float, seed: int, count: int
 ) -> Answer:
     """Every prompt answered `count` times by each named model, in batches."""
+    asked = {name: [ids_of(session, prompt, name) for prompt in prompts for _ in range(count)] for name in names}
     told: dict[str, list[str]] = {}
-    for name in names:
-        rows = [ids_of(session, prompt, name) for prompt in prompts for _ in range(count)]
+    for name, rows in asked.items():
         if max(map(len, rows)) + tokens > int(session.workspace.model(name).cfg.n_ctx):
             raise UserError(f"expected prompts that leave room for {tokens} tokens; got longer ones; shorten them")
         told[name] = write_many(session.workspace.model(name), rows, tokens, temperature=temperature, seed=seed)
@@ -158,10 +160,11 @@ def _written(session: Session, which: str, prompt: Any, seed: int, options: Mapp
         stream(model, ids, tokens=min(options["tokens"], room), temperature=options["temperature"], seed=seed)
     )
     new = [piece.token for piece in pieces]
+    models = session.workspace.models
+    # Under another tokenizer the same numbers are other words.
+    is_told = session.workspace.has_base and len({model_info(each).tokenizer for each in models.values()}) == 1
     nats = {
-        name: _nats(session.workspace.model(name), ids_of(session, prompt, name), new)
-        if session.workspace.has_base
-        else None
+        name: _nats(models[name], ids_of(session, prompt, name), new) if is_told else None
         for name in ("target", "base")
     }
     return Sample("".join(piece.text for piece in pieces), new, nats["target"], nats["base"])
@@ -169,7 +172,7 @@ def _written(session: Session, which: str, prompt: Any, seed: int, options: Mapp
 
 @torch.no_grad()
 def _nats(model: TransformerBridge, ids: Int[Tensor, "token"], new: list[int]) -> float | None:
-    """-log p of the new tokens after the prompt, a token, at temperature 1; None where the model has no such tokens or no room."""
+    """-log p of the new tokens after the prompt, a token, at temperature 1; None where there is no room in the context."""
     if max(new) >= int(model.cfg.d_vocab) or len(ids) + len(new) > int(model.cfg.n_ctx):
         return None
     whole = torch.cat([ids, ids.new_tensor(new)])

@@ -13,7 +13,7 @@ from ..monitor.probes import mean_activation, train_probe
 from ..monitor.signals import Probe
 from .answers import Answer
 from .baseline import evenly, neutral
-from .fields import Text, check_length
+from .fields import Text, check_length, check_unlike
 from .prompts import CONTEXT
 from .registry import Refused, tool
 from .session import Session
@@ -57,6 +57,8 @@ def probe_train(
     if name not in probes and len(probes) >= PROBES:
         raise UserError(f"expected at most {PROBES} probes in a session; got another; use the name of an old one")
     check_length([*positive, *negative], "the texts")
+    for texts, field in ((positive, "positive"), (negative, "negative")):
+        check_unlike(texts, field)  # one half is tested on what the other was fitted on
     if same := set(positive) & set(negative):
         raise Refused(f"expected texts of one kind each; {len(same)} are of both; leave them out", field="negative")
     site = f"blocks.{number}.hook_resid_post"

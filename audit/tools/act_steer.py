@@ -24,6 +24,7 @@ from .session import Session
 from .untrusted import token, untrusted
 
 CONTROLS, MOVED = 8, 5  # of each kind; tokens listed
+DRAWN = 32  # draws of another latent, of which the first that is still free is taken
 How = Literal["add", "set", "scale", "ablate"]
 ACTIONS = {"add": "steer", "set": "set", "scale": "scale", "ablate": "ablate"}
 
@@ -97,10 +98,10 @@ def steer(
     }  # fmt: skip
     if tokens:
         others = _others(session, name, latents)
-        result["texts"] = _texts(
-            session, name, ids, edits, _wishes(session, name, others, [each.amount for each in changes], how), tokens
-        )
-        result["random_latents"] = others
+        amounts = [each.amount for each in changes if each.latent in others]
+        wished = _wishes(session, name, list(others.values()), amounts, how)
+        result["texts"] = _texts(session, name, ids, edits, wished, tokens)
+        result["random_latents"] = list(others.values())
     return Answer(result, None, session.about(name), session.seed)
 
 
@@ -109,7 +110,7 @@ def _wishes(session: Session, name: str, latents: Sequence[int], amounts: Sequen
     firing = largest[largest > 0]
     usual = float(firing.median()) if len(firing) else 1.0  # the unit of a latent that never fires on ordinary text
     wishes = []
-    for latent, amount in zip(latents, amounts, strict=False):
+    for latent, amount in zip(latents, amounts, strict=True):
         unit = (float(largest[latent]) or usual) if how in ("add", "set") else 1.0
         wishes.append(Wish(latent, ACTIONS[how], None if how == "ablate" else amount * unit))
     return wishes
@@ -135,11 +136,15 @@ def _moved(each: Moved) -> dict[str, Any]:
     }
 
 
-def _others(session: Session, name: str, latents: Sequence[int]) -> list[int]:
-    """For each latent another one that fires about as often."""
+def _others(session: Session, name: str, latents: Sequence[int]) -> dict[int, int]:
+    """For each latent another one of its own that fires about as often, where there is one."""
     density = session.workspace.norms(name).density.clamp_min(0)
-    picks = like_density(density, torch.tensor(list(latents)), 1, session.seed)
-    return list(dict.fromkeys(picks[latent][0] for latent in latents if picks[latent]))
+    picks = like_density(density, torch.tensor(list(latents)), DRAWN, session.seed)
+    found: dict[int, int] = {}
+    for latent in latents:
+        free = [other for other in picks[latent] if other not in found.values()]
+        found |= {latent: free[0]} if free else {}
+    return found
 
 
 def _texts(
@@ -186,26 +191,24 @@ def ablate(
     chosen = checked(session, name, latents)
     rows = [ablated(session, name, chosen, text, number, CONTROLS) for number, text in enumerate(texts)]
     every = [row.pop("all_controls") for row in rows]
+    over = {each: _over_texts(rows, every, each) for each in ("loss_change", "kl")}
     rows.sort(key=lambda row: (-abs(row["loss_change"]), row["text"]))
-    result = {
-        "latents": [described(session, name, latent) for latent in chosen], "loss_change": _over_texts(rows, every, "loss_change"),
-        "kl": _over_texts(rows, every, "kl"), "rows": rows,
-    }  # fmt: skip
+    result = {"latents": [described(session, name, latent) for latent in chosen], **over, "rows": rows}
     return Answer(result, "rows", session.about(name), session.seed)
 
 
 def _over_texts(rows: list[dict[str, Any]], controls: list[dict[str, list[float]]], name: str) -> dict[str, Any]:
-    """The mean over texts, and the same for each draw of the controls with p among them."""
+    """The mean over texts, and the same for each draw of the controls with p among them; both over the texts that have controls."""
     mean = sum(row[name] for row in rows) / len(rows)
-    table: Float[Tensor, "text draw"] = torch.tensor(
-        [each[name] for each in controls if each[name]], dtype=torch.float64
-    )
-    if not len(table):
+    beside = [(row[name], each[name]) for row, each in zip(rows, controls, strict=True) if each[name]]
+    if not beside:
         return {"mean": mean, "controls": 0}
-    draws = table.sum(0) / len(rows)
-    above = int((draws.abs() >= abs(mean)).sum())
+    there = sum(value for value, _ in beside) / len(beside)
+    draws: Float[Tensor, "draw"] = torch.tensor([each for _, each in beside], dtype=torch.float64).mean(0)
+    above = int((draws.abs() >= abs(there)).sum())
     return {
         "mean": mean,
+        **({} if len(beside) == len(rows) else {"texts_with_controls": len(beside), "mean_of_these": there}),
         "control_low": float(draws.min()),
         "control_high": float(draws.max()),
         "p": (1 + above) / (1 + len(draws)),

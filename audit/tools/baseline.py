@@ -82,7 +82,8 @@ class Baseline:
 
 def neutral(corpus: Sequence[Document]) -> list[Document]:
     """The documents that the baseline is read on."""
-    return list(corpus) if len(corpus) >= LEAST_DOCUMENTS else bundled()
+    readable = [each for each in corpus if each.text and not each.text.isspace()]
+    return readable if len(readable) >= LEAST_DOCUMENTS else bundled()
 
 
 def read_baseline(model: TransformerBridge, part: Part, documents: Sequence[Document]) -> Baseline:
@@ -114,7 +115,10 @@ def baseline_blocks(model: TransformerBridge, documents: Sequence[Document]) -> 
     first: dict[int, Block] = {}
     for block in token_blocks(model, texts, min(CONTEXT, int(model.cfg.n_ctx))):
         first.setdefault(block.document, block)
-    return [Block(block.tokens, number) for number, block in enumerate(first.values()) if len(block.tokens) > 1]
+    blocks = [block.tokens for block in first.values() if len(block.tokens) > 1]
+    if not blocks:
+        raise UserError("expected baseline text with documents of two tokens or more; got none; give longer texts")
+    return [Block(tokens, number) for number, tokens in enumerate(blocks)]
 
 
 def evenly(documents: Sequence[Document], number: int) -> list[Document]:

@@ -97,10 +97,11 @@ class Board:
         new_status: Status = status or old.status
         every = tuple(dict.fromkeys([*old.evidence, *evidence]))
         cited = self._cited(new_status, every)
+        said = shown(statement.strip(), 500) if statement and statement.strip() else old.statement
         was = f"{old.status}: {', '.join(old.evidence) or 'no evidence'}"
+        was += "" if said == old.statement else f"; it said: {old.statement}"
         made = replace(
-            old, status=new_status, evidence=cited, because=shown(because, 500) or old.because,
-            statement=shown(statement.strip(), 500) if statement and statement.strip() else old.statement,
+            old, status=new_status, evidence=cited, because=shown(because, 500) or old.because, statement=said,
             changes=(*old.changes, was)[-10:],
         )  # fmt: skip
         self.hypotheses[id] = made

@@ -4,7 +4,8 @@
     runs     model runs: 1 is about a forward pass over one prompt, or 32 tokens written (the base model's count too)
     tokens   tokens of the replies, which is what an agent has to read
 
-What does not fit is refused before anything runs. Concluding costs nothing, so that whoever has spent all can still say what was found.
+What does not fit is refused before anything runs; a call that ends in an error of what was asked gets its runs back, since it told
+nothing, and stays a call. Concluding costs nothing, so that whoever has spent all can still say what was found.
 """
 
 from __future__ import annotations

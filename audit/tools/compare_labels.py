@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...saes import UserError
+from ..labels.heuristic import Pattern
 from ..labels.methods import Label, Method
 from ..labels.negatives import Material, material
 from ..labels.patterns import Clause, bare
@@ -29,9 +30,10 @@ from .untrusted import untrusted
 from .weights import promoted
 
 if TYPE_CHECKING:
-    from ..labels.heuristic import Pattern
+    from ..labels.snippets import Snippet
 
 EXPLAIN, SCORE, ASKED = 40, 20, 60
+HELD = 0.9  # the probability said where a word stands
 COMMON = frozenset(
     "and are but fires for from has have its latent not of on or that the this token tokens when which with word words".split()
 )
@@ -88,18 +90,29 @@ def score_explanation(session: Session, latent: Latent, explanation: Short, dict
     return Answer(result | _scored(session, name, method, own, found), None, session.about(name), session.seed)
 
 
-def pattern_of(explanation: str) -> Pattern:
-    """The quoted words of an explanation, or all but common ones, as clauses; UserError where there are none."""
-    from ..labels.heuristic import Pattern
+QUOTED = re.compile(r"\"([^\"]+)\"|(?<!\w)'([^']+)'(?!\w)")  # an apostrophe inside a word is no quote
 
-    quoted = [first or second for first, second in re.findall(r"\"([^\"]+)\"|'([^']+)'", explanation)]
+
+class Words(Pattern):
+    """A pattern that also holds where a word, or several in a row, stand in the snippet's text over more than one token."""
+
+    def window(self, snippet: Snippet) -> float:
+        """Probability that the latent fires somewhere in the snippet."""
+        text = snippet.text.lower()
+        stands = (re.search(rf"(?<!\w){re.escape(clause.text)}(?!\w)", text) for clause, _, _ in self.clauses)
+        return HELD if any(stands) else super().window(snippet)
+
+
+def pattern_of(explanation: str) -> Words:
+    """The quoted words of an explanation, or all but common ones, as clauses; UserError where there are none."""
+    quoted = [first or second for first, second in QUOTED.findall(explanation)]
     words = quoted or [word for word in re.findall(r"\w+", explanation) if _is_telling(word)]
     known = list(dict.fromkeys(bare(word) for word in words if bare(word)))[:12]
     if not known:
         raise UserError(
             "expected an explanation with a word that a text could have; got none; put such words in quotes"
         )
-    return Pattern(tuple((Clause("word", word), 0.9, 0.9) for word in known))
+    return Words(tuple((Clause("word", word), HELD, HELD) for word in known))
 
 
 def _is_telling(word: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
+
 from ...saes import UserError
 from ..diffing import Diff
 from ..diffing.mean import tested
@@ -34,6 +36,7 @@ COLUMNS = (
     "mean_b",
     "density",
 )
+LENS = ("position", "score", "p", "q", "length", "random_high")
 
 
 def _price(session: Session, arguments: Mapping[str, Any]) -> int:
@@ -54,8 +57,9 @@ def diff_features(
     """The latents that differ most between base and target, with effect sizes, false-discovery q and, where measured, causal scores.
 
     Takes a Diff of the workspace (see list_models), or else compares mean activations of a dictionary's latents on ordinary text in
-    both models. `found` counts discoveries at the stated rate; what is listed below them is what chance gives. Of a causal score,
-    `patched` is the share of the change of behaviour that the latents reproduce in the base, `removed` what goes away without them.
+    both models. `found` counts discoveries at the stated rate; what is listed below them is what chance gives. Of a lens, `q` is of the
+    position and `p` of the token. Of a causal score, `patched` is the share of the change of behaviour that the latents reproduce
+    in the base, `removed` what goes away without them.
 
     Args:
         diff: Name of a Diff; left out, the first of the method.
@@ -72,7 +76,12 @@ def diff_features(
             return quick_lens(session, k)
         return _quick(session, session.workspace.dictionary(dictionary), by, k, exclude_dense)
     name, chosen = _chosen(session, diff, method)
+    # A Diff is a file that anybody may have written: of its names and settings only what we know is told.
+    columns = [each for each in dict.fromkeys((*COLUMNS, *LENS)) if each in chosen.columns]
+    if by not in columns:
+        raise Refused(f"expected a column ({', '.join(columns)}) to rank by; got another; choose one", field="by")
     order, rows = chosen.order(by), chosen.rows(10 * k, by)
+    settings = chosen.manifest.get("settings")
     own = _dictionary_of(session, chosen)
     result: dict[str, Any] = {
         "diff": name,
@@ -80,7 +89,7 @@ def diff_features(
         "by": by,
         "found": chosen.discoveries,
         "of": len(chosen),
-        "fdr": (chosen.manifest.get("settings") or {}).get("fdr"),
+        "fdr": _number(settings.get("fdr")) if isinstance(settings, dict) else None,
         "notes": [untrusted(str(each)) for each in chosen.notes[:5]],
     }
     if chosen.method == "lens":
@@ -126,22 +135,26 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _lens_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    found = {
-        name: value
-        for name, value in row.items()
-        if isinstance(value, int | float) and name not in ("is_found", "token")
-    }
+    found = {name: row[name] for name in LENS if _number(row.get(name)) is not None}
     return {"token": untrusted(token(str(row.get("string")))), **found, "found": row["is_found"]}
 
 
 def _causal(score: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"latents": list(score.get("latents") or [])[:20] or "the whole activation"}
+    found: dict[str, Any] = {"latents": _numbers(score.get("latents"))[:20] or "the whole activation"}
     for side in ("patched", "removed"):
         share = score.get(side) or {}
-        controls = share.get("controls") or []
-        found[side] = {"share": share.get("share"), "interval": share.get("interval"), "p": share.get("p")}
+        controls, interval = _numbers(share.get("controls")), _numbers(share.get("interval"))
+        found[side] = {"share": _number(share.get("share")), "interval": interval or None, "p": _number(share.get("p"))}
         found[side]["largest_control"] = max(controls) if controls else None
     return found
+
+
+def _number(value: Any) -> int | float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _numbers(values: Any) -> list[int | float]:
+    return [each for each in map(_number, values) if each is not None] if isinstance(values, list) else []
 
 
 def _quick(session: Session, name: str, by: str, k: int, exclude_dense: bool) -> Answer:
@@ -152,7 +165,7 @@ def _quick(session: Session, name: str, by: str, k: int, exclude_dense: bool) ->
         )
     part = session.workspace.part(name)
     a, b = (session.workspace.baseline(name, which) for which in ("base", "target"))
-    if a.texts != b.texts:
+    if not torch.equal(a.tokens, b.tokens):
         raise UserError(
             "expected models that read the same text alike; their tokenizers differ; make a Diff with an alignment"
         )

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..diffing.statistics import benjamini_hochberg
 from .answers import Answer
 from .describe import kept, rows_of
-from .fields import Name, Rows, Text, Which, check_length
+from .fields import Name, Rows, Text, Which, check_length, check_unlike
 from .prompts import text_means
 from .registry import tool
 from .session import Session
@@ -54,7 +54,7 @@ def compare_texts(
     `found` counts latents with q at most 0.05; the rest of the list is what random groupings give too. Positive d: more in a.
 
     Args:
-        a: At least 4 texts, of each the first 128 tokens.
+        a: At least 4 texts, each once, of each the first 128 tokens.
         b: At least 4 others, alike in all but what is asked about.
         dictionary: Name from list_models; left out, the first.
         model: Which model reads the texts.
@@ -64,6 +64,8 @@ def compare_texts(
     name = session.workspace.dictionary(dictionary)
     session.workspace.model(model)
     check_length([*a, *b], "a and b")
+    for texts, field in ((a, "a"), (b, "b")):
+        check_unlike(texts, field)
     x, cut = text_means(session, name, [*a, *b], model)
     is_a = torch.arange(len(x)) < len(a)
     tested = ((x > 0).sum(0) >= FIRES_IN).nonzero()[:, 0]

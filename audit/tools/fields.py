@@ -52,6 +52,13 @@ def plain_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": each.role, "content": each.content} for each in messages]
 
 
+def check_unlike(texts: Sequence[str], field: str) -> None:
+    """Refused where a text is there twice: tests take each text as an observation of its own, on which no other depends."""
+    again = len(texts) - len({" ".join(text.split()) for text in texts})
+    if again:
+        raise Refused(f"expected texts that differ; {again} of {field} are there before; leave them out", field=field)
+
+
 def check_length(texts: Sequence[str], field: str, most: int = ALL_CHARACTERS) -> None:
     """Refused where the texts have more than `most` characters together."""
     length = sum(len(text) for text in texts)

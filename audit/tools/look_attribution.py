@@ -32,7 +32,7 @@ FEATURES, TRACED, GRAPHS, NODES = (
 COST = 20
 
 
-@tool("look", cost=COST)
+@tool("look", cost=COST, reads_only=False)  # it keeps a graph
 def attribution(
     session: Session,
     text: Text | None = None,

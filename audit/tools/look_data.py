@@ -49,7 +49,8 @@ def search_data(
 
     A query that stands somewhere as it is (in any case) finds those places; else its words are looked for, rare ones counting more.
     With a latent, documents (those of the query, if there is one, else 64 spread over the corpus) are read and ranked by its largest
-    value, beside the base model's. `documents` of `of` says how usual a match is.
+    value in their first 128 tokens, beside the base model's. `documents` of `of` says how usual a match is; of `documents_cut` only the
+    beginning was searched, in a corpus of over 20 million characters.
 
     Args:
         query: A plain string or a few words; no patterns.
@@ -73,8 +74,9 @@ def search_data(
          "text": untrusted(_around(corpus[number].text, found[number][1]), 2 * AROUND + 40)}
         for number in order[:k]
     ]  # fmt: skip
+    cut = sum(len(each.text) > SEARCHED // len(corpus) for each in corpus)
     result = {
-        "documents": len(order), "of": len(corpus),
+        "documents": len(order), "of": len(corpus), **({"documents_cut": cut} if cut else {}),
         "kinds": untrusted(", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common(5))), "rows": _unique(rows),
     }  # fmt: skip
     return Answer(result, "rows", session.about())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -41,8 +42,9 @@ def top_features(
     """The latents that are most unusual (or strongest) on a text or chat, with labels, beside ordinary text and the base model.
 
     `bits` is how surprising the largest value is: -log2 of the share of ordinary tokens on which the latent is at least so strong (an
-    ordinary token has 1 or 2). `mean` is over the chosen tokens, `usual` the mean on ordinary text, `base` the mean in the base model on
-    the same text. Latents that fire on over a tenth of ordinary tokens are left out, and of those that are alike all but the first.
+    ordinary token has 1 or 2; the largest of `asked` tokens reaches log2 of their number by chance). `mean` is over the chosen tokens,
+    `usual` the mean on ordinary text, `base` the mean in the base model on the same text. Latents that fire on over a tenth of
+    ordinary tokens are left out, and of those that are alike all but the first.
 
     Args:
         text: Plain text. Left out with messages: a sentence about the assistant itself.
@@ -164,7 +166,7 @@ def activations(
 ) -> Answer:
     """Where given latents fire on given texts: largest value, mean, and the tokens, beside ordinary text and the base model.
 
-    Rows by the largest value as a share of the latent's largest on ordinary text (`of_usual_max`).
+    Rows by the largest value as a share of the latent's largest on ordinary text (`of_usual_max`; null: it never fires there).
 
     Args:
         latents: Numbers of latents, at most 10.
@@ -184,7 +186,9 @@ def activations(
             _row(session, name, latent, number, found, values[:, place], None if base is None else base[:, place])
             for place, latent in enumerate(wanted)
         ]
-    rows.sort(key=lambda row: (-row["of_usual_max"], row["text"], row["latent"]))
+    rows.sort(
+        key=lambda row: (-math.inf if row["of_usual_max"] is None else -row["of_usual_max"], row["text"], row["latent"])
+    )
     result = {
         "latents": [described(session, name, latent) for latent in wanted], "texts": len(texts), "texts_cut": cut,
         "usual_from": session.workspace.norms(name).source, "rows": rows,
@@ -195,12 +199,12 @@ def activations(
 def _row(
     session: Session, name: str, latent: int, text: int, found: Seen, values: Tensor, base: Tensor | None
 ) -> dict[str, Any]:
-    norms = session.workspace.norms(name)
+    usual = float(session.workspace.norms(name).largest[latent])
     largest = float(values.max()) if len(values) else 0.0
     firing = values.nonzero()[:, 0]
     best = firing[values[firing].argsort(descending=True, stable=True)][:FIRING].sort().values.tolist()
     row: dict[str, Any] = {
-        "text": text, "latent": latent, "max": largest, "of_usual_max": largest / max(float(norms.largest[latent]), 1e-9),
+        "text": text, "latent": latent, "max": largest, "of_usual_max": largest / usual if usual > 0 else None if largest > 0 else 0.0,
         "mean": float(values[found.kept].mean()) if found.kept.any() else 0.0, "fires": len(firing), "of": int(found.kept.sum()),
     }  # fmt: skip
     if best:

@@ -11,6 +11,7 @@ from .answers import Answer
 from .registry import tool
 from .session import Session
 from .untrusted import untrusted
+from .workspace import trained_on
 
 LISTED = 20
 
@@ -46,12 +47,11 @@ def _model(model: Any) -> dict[str, Any]:
 
 def _dictionary(session: Session, name: str) -> dict[str, Any]:
     dictionary, store = session.workspace.dictionaries[name], session.workspace.store(name)
-    trained = dictionary.metadata.get("model") or {}
     models = {model_info(model).fingerprint: which for which, model in session.workspace.models.items()}
     found: dict[str, Any] = {
         "dictionary": name, "reads": list(dictionary.config.site)[:4], "writes": list(dictionary.config.sites_out)[:4],
         "latents": dictionary.config.latents, "active_per_token": dictionary.config.k, "kind": dictionary.config.activation,
-        "trained_on": models.get(str(trained.get("fingerprint")), "not known"), "weights": dictionary.fingerprint[:12],
+        "trained_on": models.get(str(trained_on(dictionary)), "not known"), "weights": dictionary.fingerprint[:12],
     }  # fmt: skip
     if store is not None:
         labels = sum(mark.label is not None for mark in store.labels.all().values())

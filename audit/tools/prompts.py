@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...circuits.experiment.edits import Catalogue
-from ...circuits.prompts.text import prompt_ids
+from ...circuits.prompts.text import has_chat, prompt_ids
 from ...circuits.prompts.through import encode_prompt
-from ...saes import Codes, UserError, token_strings
+from ...saes import Codes, UserError, model_info, token_strings
 from ...saes.text import Block
 from ..monitor.reading import read
 from .baseline import BATCH, encode_blocks
@@ -60,9 +60,27 @@ def given(text: str | None, messages: Sequence[Message] | None) -> str | list[di
     return plain_messages(messages)
 
 
+def _writer(session: Session, prompt: Any, which: str) -> Any:
+    """The model whose chat template writes a prompt: the target's, for a base that has none but knows the same tokens."""
+    model, target = session.workspace.model(which), session.workspace.model()
+    is_like = isinstance(prompt, str) or has_chat(model) or model_info(model).tokenizer != model_info(target).tokenizer
+    return model if is_like else target
+
+
 def ids_of(session: Session, prompt: Any, which: str = "target", most: int = PROMPT) -> Int[Tensor, "token"]:
     """Token ids of a prompt; UserError for one of more than `most` tokens."""
-    ids = prompt_ids(session.workspace.model(which), prompt)
+    try:
+        model, writer = session.workspace.model(which), _writer(session, prompt, which)
+        ids = prompt_ids(writer, prompt)
+        ids = ids if writer is model else prompt_ids(model, ids)
+    except UserError as error:
+        if isinstance(prompt, str) or error.__cause__ is None:
+            raise
+        # A template is somebody's program: its words are the model's maker's, not ours.
+        raise Refused(
+            f"expected messages that the chat template of the {which} accepts; it refuses these; check roles and their order",
+            "user", said=str(error.__cause__),
+        ) from error  # fmt: skip
     if len(ids) > most:
         raise UserError(f"expected a prompt of at most {most} tokens; got {len(ids)}; shorten it")
     return ids
@@ -100,7 +118,7 @@ def chosen_tokens(
                 "expected messages for positions assistant; got text; give messages, or positions all",
                 field="positions",
             )
-        reading = read(session.workspace.model(which), prompt)
+        reading = read(_writer(session, prompt, which), prompt)
         messages, roles = reading.messages[0], reading.roles
         own = torch.tensor([role == "assistant" for role in roles])
         chosen = (messages >= 0) & own[messages.clamp_min(0)]

@@ -33,14 +33,12 @@ def quick_lens(session: Session, k: int) -> Answer:
     base, target = workspace.model("base"), workspace.model("target")
     layer = model_info(target).n_layers // 2
     site = f"blocks.{layer}.hook_resid_post"
-    blocks = baseline_blocks(base, neutral(workspace.corpus))
-    if (
-        model_info(base).tokenizer != model_info(target).tokenizer
-        or model_info(base).d_model != model_info(target).d_model
-    ):
+    shapes = {(info.tokenizer, info.d_model, info.n_layers) for info in map(model_info, (base, target))}
+    if len(shapes) > 1:
         raise UserError(
-            "expected models of one tokenizer and width for the lens; these differ; ask by chat or compare_texts"
+            "expected models of one tokenizer and shape for the lens; these differ; ask by chat or compare_texts"
         )
+    blocks = baseline_blocks(base, neutral(workspace.corpus))
     first = _first(_table(base, blocks, site), _table(target, blocks, site))
     found = Diff({"method": "lens"}, read_off(target, first, controls=CONTROLS, seed=session.seed, fdr=FDR))
     order = found.order()

@@ -28,11 +28,14 @@ TOLD = 3  # mistakes of one call that are told
 
 
 class Refused(UserError):
-    """A call that is answered with an error of `kind`: arguments, user, budget or unknown_tool; `field` names the argument at fault."""
+    """A call that is answered with an error of `kind`: arguments, user, budget, unknown_tool, internal; `field` is the argument at fault.
 
-    def __init__(self, message: str, kind: str = "arguments", field: str | None = None):
+    `said` is what somebody else's program says of it (a chat template), which stands apart from our message, marked as untrusted.
+    """
+
+    def __init__(self, message: str, kind: str = "arguments", field: str | None = None, said: str | None = None):
         super().__init__(message)
-        self.kind, self.field = kind, field
+        self.kind, self.field, self.said = kind, field, said
 
 
 @dataclass(frozen=True)

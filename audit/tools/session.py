@@ -26,7 +26,7 @@ from .budget import Budget, Spending
 from .registry import TOOLS, Refused, Tool
 from .report import Finding, Report
 from .transcript import Transcript, header_of
-from .untrusted import plain, shown
+from .untrusted import plain, shown, untrusted
 from .workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,8 @@ class Session:
         """
         with self._lock:
             self._number += 1
-            id, name = f"r{self._number}", shown(str(name), 60)
+            id = f"r{self._number}"
+            name = shown(str(name)[:60])[:60]  # done again it changes nothing, so that a replay finds it
             given = _as_given(arguments)
             self.arguments[id] = NO_OBJECT if given is None else given
             reply = self._answered(id, name, given)
@@ -122,14 +123,13 @@ class Session:
             with self.workspace.turn:
                 answer = tool.function(self, **values)
             return self._fitted(id, tool, answer, self.spending.runs - before)
-        except Refused as error:
-            return self._failed(id, name, error.kind, str(error), before, error.field)
         except UserError as error:
-            return self._failed(id, name, "user", str(error), before)
+            self.spending.runs = before  # nothing was learned; the call itself stays charged
+            return self._failed(id, name, error if isinstance(error, Refused) else Refused(str(error), "user"), before)
         except Exception as error:
             log.exception("the tool %s failed", name)
             message = f"expected {name} to work; it failed ({type(error).__name__}); this is a defect, go on with another tool"
-            return self._failed(id, name, "internal", message, before)
+            return self._failed(id, name, Refused(message, "internal"), before)
 
     def _tool(self, name: str) -> Tool:
         if name not in TOOLS:
@@ -158,8 +158,10 @@ class Session:
         self.spending.tokens += self.workspace.count(as_json(body))
         return self._sent(body)
 
-    def _failed(self, id: str, name: str, kind: str, message: str, before: int, field: str | None = None) -> Reply:
-        error = {"kind": kind, "message": shown(message, MESSAGE), **({} if field is None else {"field": field})}
+    def _failed(self, id: str, name: str, why: Refused, before: int) -> Reply:
+        error: dict[str, Any] = {"kind": why.kind, "message": shown(str(why), MESSAGE)}
+        error |= {} if why.field is None else {"field": why.field}
+        error |= {} if why.said is None else {"said": untrusted(why.said)}
         body = {"error": error, "cost": self.spending.runs - before, "left": self.spending.left()}
         while self.workspace.count(as_json(body)) > 1_500:  # a message of signs that are many tokens each
             error["message"] = error["message"][: len(error["message"]) // 2]

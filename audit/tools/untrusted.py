@@ -19,6 +19,9 @@ LEFT, RIGHT = "⟦", "⟧"  # marks around tokens where a latent fires; such mar
 DIGITS = 4
 SIGNS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+BLANK = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+)  # letters and marks without a shape
 
 
 def shown(text: str, longest: int = LONGEST) -> str:
@@ -32,8 +35,8 @@ def _visible(char: str) -> str:
     if char in SIGNS:
         return SIGNS[char]
     code = ord(char)
-    is_selector = 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF or code == 0x034F
-    if is_selector or unicodedata.category(char) in HIDDEN:
+    is_selector = 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
+    if is_selector or char in BLANK or unicodedata.category(char) in HIDDEN:
         return f"⟨U+{code:04X}⟩"
     return char
 

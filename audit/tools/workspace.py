@@ -58,7 +58,12 @@ class Workspace:
                 raise UserError(f"expected names of letters, digits and . : / - _; got {name[:80]!r}; rename it")
         known = {model_info(model).fingerprint for model in self.models.values()}
         for name, dictionary in self.dictionaries.items():
-            own = (dictionary.metadata.get("model") or {}).get("fingerprint")
+            sites = (*dictionary.config.site, *dictionary.config.sites_out)
+            if not all(re.fullmatch(r"[\w.]{1,80}", site) for site in sites):
+                raise UserError(
+                    f"expected sites such as blocks.3.hook_resid_post; {name} has others; mend its cfg.json"
+                )
+            own = trained_on(dictionary)
             if own is not None and own not in known:
                 raise UserError(
                     f"expected dictionaries of the target or the base; {name} is of another model; leave it out"
@@ -163,6 +168,12 @@ class Workspace:
             "documents": len(self.corpus),
             "fingerprints": self.fingerprints(),
         }  # fmt: skip
+
+
+def trained_on(dictionary: Dictionary) -> str | None:
+    """The fingerprint of the model that a dictionary says it was trained on, None where it says none."""
+    about = dictionary.metadata.get("model")
+    return about.get("fingerprint") if isinstance(about, dict) else None
 
 
 def _about(model: Any) -> dict[str, Any]:

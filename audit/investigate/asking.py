@@ -1,0 +1,107 @@
+"""The auditor's hands: every look at the model is a call of a session's tool, and every answer comes with the id of its result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...saes import UserError
+from ..tools import Reply, Session
+from .words import COMMON, words_of
+
+AT_ONCE = 48  # prompts of one call
+WRITTEN = 10  # new tokens of a reply
+
+
+class Stopped(UserError):
+    """The session refused a call for good: its budget is spent, or what was asked cannot be had."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Replies to prompts, in their order, and the results they stand in. `base` is empty where there is no base model."""
+
+    prompts: tuple[str, ...]
+    target: tuple[str, ...]
+    base: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the auditor came to hold: its sentence, the words that name it, the chance of it under no quirk, and the results."""
+
+    statement: str
+    words: tuple[str, ...]
+    p: float
+    evidence: tuple[str, ...]
+    because: str
+    example: str = ""
+
+
+class Asker:
+    """Calls tools of a session. `tokens` counts new tokens that were asked of the target; `of_base` are all words the base model said."""
+
+    def __init__(self, session: Session):
+        self.session = session
+        self.tokens = 0
+        self.of_base: frozenset[str] = frozenset()
+        self.has_base = len(self.must("list_models").result["models"]) > 1
+
+    def call(self, tool: str, **arguments: Any) -> Reply:
+        """One call, right or wrong."""
+        return self.session.call(tool, arguments)
+
+    def must(self, tool: str, **arguments: Any) -> Reply:
+        """One call that has to be answered; Stopped with the session's own words where it is not."""
+        reply = self.call(tool, **arguments)
+        if not reply.ok:
+            raise Stopped(f"{tool}: {reply.error['message']}")
+        return reply
+
+    def ask(self, prompts: Iterable[str], tokens: int = WRITTEN, beside_base: bool = True) -> Answers:
+        """The likeliest reply to each prompt, the base model's too where there is one and it is wanted."""
+        prompts = tuple(prompts)
+        target: list[str] = []
+        base: list[str] = []
+        results: list[str] = []
+        for start in range(0, len(prompts), AT_ONCE):
+            some = list(prompts[start : start + AT_ONCE])
+            reply = self.must("chat", prompts=some, tokens=tokens, beside_base=beside_base)
+            results.append(reply.id)
+            for row in self.rows(reply, "replies"):
+                target.append(row["target"]["untrusted"])
+                base += [row["base"]["untrusted"]] if "base" in row else []
+            self.tokens += tokens * len(some)
+        self.of_base |= {word for text in base for word in words_of(text)}
+        return Answers(prompts, tuple(target), tuple(base), tuple(results))
+
+    def rows(self, reply: Reply, key: str) -> list[dict[str, Any]]:
+        """A list that may have been cut, whole."""
+        found = list(reply.result[key])
+        handle = reply.to_dict().get("more")
+        while handle:
+            rest = self.must("more", handle=handle).result
+            found += rest[key]
+            handle = rest.get("next")
+        return found
+
+
+def vocabulary(tokenizer: Any, most: int, skipped: int = 0) -> list[str]:
+    """Whole words of a tokenizer in the order of their ids, which for a byte-pair vocabulary is about from common to rare.
+
+    The first `most` but the very first `skipped`.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    marks = ("Ġ", "▁")
+    has_marks = any(token is not None and token.startswith(marks) for token in tokens)
+    words = [token[1:] if has_marks else token for token in tokens if token and (not has_marks or token[0] in marks)]
+    whole = [word for word in words if re.fullmatch(r"[a-z]{4,12}", word) and word not in COMMON]
+    return list(dict.fromkeys(whole))[skipped:most]
+
+
+def listed(words: Sequence[str], most: int = 4) -> str:
+    """Words as they stand in a sentence; they are letters only."""
+    return ", ".join(words[:most])
