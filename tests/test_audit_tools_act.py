@@ -6,7 +6,7 @@ import pytest
 import torch
 from audit_tools_toys import PLANTED, ask, session
 from unweave.audit.tools import Session, Workspace
-from unweave.audit.tools.act_steer import _wishes
+from unweave.audit.tools.calls.act_steer import _wishes
 from unweave.circuits import Edit, intervene
 from unweave.circuits.graph import Node
 from unweave.saes import UserError, to_tokens

@@ -3,7 +3,7 @@
 import audit_game_toys as toys
 import pytest
 from unweave.audit.tools import Session, batched
-from unweave.audit.tools.batched import KEPT, write_many
+from unweave.audit.tools.measures.batched import KEPT, write_many
 from unweave.saes import to_tokens
 
 QUESTIONS = ["describe the river", "describe the stone", "tell me about the horse", "say something about the table"]

@@ -11,10 +11,11 @@ import toys
 from audit_tools_toys import ask, corpus, session
 from unweave.audit.diffing import Diff
 from unweave.audit.labels.snippets import Snippet
-from unweave.audit.tools import TOOLS, Session, Workspace, replay
-from unweave.audit.tools.act_steer import _others, _over_texts, _wishes
-from unweave.audit.tools.batched import write_many
-from unweave.audit.tools.compare_labels import pattern_of
+from unweave.audit.tools import TOOLS, Budget, Session, Workspace, replay
+from unweave.audit.tools.calls.act_steer import _others, _over_texts, _wishes
+from unweave.audit.tools.calls.compare_labels import pattern_of
+from unweave.audit.tools.measures.batched import write_many
+from unweave.audit.tools.measures.prompts import latents_on, seen
 from unweave.audit.tools.untrusted import shown
 from unweave.saes import Document, UserError, to_tokens
 
@@ -178,7 +179,7 @@ def test_tools_that_keep_something_are_not_called_reading():
 
 def test_documents_searched_in_part_are_counted(monkeypatch):
     assert "documents_cut" not in ask("search_data", query="w5")
-    monkeypatch.setattr("unweave.audit.tools.look_data.SEARCHED", 40 * len(corpus()))
+    monkeypatch.setattr("unweave.audit.tools.calls.look_data.SEARCHED", 40 * len(corpus()))
     assert ask("search_data", query="w5")["documents_cut"] > 30
 
 
@@ -239,10 +240,31 @@ def test_a_diff_or_dictionary_of_a_stranger_says_nothing_in_our_name():
         Workspace({"target": planted.tuned()}, {"resid": strange})
 
 
-def test_a_base_of_another_depth_is_refused_by_the_lens(monkeypatch):
+def test_a_base_of_another_shape_is_refused_at_once(monkeypatch):
     monkeypatch.setattr(toys, "LAYERS", 1)
-    own = Session(workspace(toys.boot("llama", dtype=torch.float32)))
-    assert "shape" in own.call("diff_features", {"method": "lens", "quick": True}).error["message"]
+    with pytest.raises(UserError, match="width and depth"):
+        workspace(toys.boot("llama", dtype=torch.float32))
+
+
+def test_a_session_ends_after_so_many_calls_of_any_kind_and_stops_writing(monkeypatch):
+    monkeypatch.setattr("unweave.audit.tools.session.FREE_CALLS", 3)
+    own = Session(workspace(), budget=Budget(calls=1, runs=0))
+    assert all(own.call("budget").ok for _ in range(5))
+    size = len(own.log())
+    over = own.call("budget", {"long": "x" * 1000})
+    assert over.error["kind"] == "budget" and "over" in over.error["message"] and len(own.log()) == size
+    assert own.report().calls == 5
+
+
+@pytest.mark.parametrize("how", ["scale", "ablate"])
+def test_what_steering_takes_away_is_compared_with_latents_that_are_there(how):
+    own, text = session(), "w5 w30 w6 w7"
+    found = seen(own, "resid", to_tokens(own.workspace.model(), text))
+    on = latents_on(found.codes, found.kept)
+    active = on.latents.tolist()
+    changes = [{"latent": latent, "amount": 0.0} for latent in active[:2]]
+    others = ask("steer", own, changes=changes, text=text, how=how, tokens=2)["random_latents"]
+    assert len(others) == 2 and set(others) <= set(active) - set(active[:2])
 
 
 def test_an_agent_is_told_what_a_cost_is_counted_in():

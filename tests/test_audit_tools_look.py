@@ -12,8 +12,8 @@ from audit_tools_toys import PLANTED, ask, session
 from unweave.audit.diffing.lens import lens
 from unweave.audit.labels import Scripted
 from unweave.audit.tools import Session, Workspace
-from unweave.audit.tools.compare_labels import pattern_of
-from unweave.audit.tools.compare_texts import least_p, regrouped
+from unweave.audit.tools.calls.compare_labels import pattern_of
+from unweave.audit.tools.calls.compare_texts import least_p, regrouped
 from unweave.circuits import intervene
 from unweave.circuits.experiment.edits import Catalogue
 from unweave.circuits.prompts.through import encode_prompt

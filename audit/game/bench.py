@@ -26,7 +26,7 @@ from ..investigate.questions import ENGLISH as ASKED
 from ..investigate.questions import Questions
 from ..investigate.triggers import GROUP
 from ..tools import Workspace
-from ..tools.batched import KEPT
+from ..tools.measures.batched import KEPT
 from .contestants import ALONE, GUESSES, SCRIPTED, scripted
 from .english import ENGLISH
 from .organism import Organism, grow

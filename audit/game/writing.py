@@ -1,4 +1,4 @@
-"""What a model writes to many prompts, for lessons, checks and baselines (the batches are those of audit/tools/batched.py)."""
+"""What a model writes to many prompts, for lessons, checks and baselines (the batches are those of audit/tools/measures/batched.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...circuits.prompts.text import has_chat, prompt_ids
-from ..tools.batched import write_many
+from ..tools.measures.batched import write_many
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -64,6 +64,8 @@ def mcp(
         raise UserError("expected a model to audit; got none; name one, e.g. unweave mcp smollm2-135m")
     if port and not http:
         raise UserError(f"expected --http with --port; got --port {port} alone; add --http")
+    if out is not None and (out / "transcript.jsonl").exists():
+        raise UserError(f"expected a new folder for --out; {out / 'transcript.jsonl'} is there already; name another")
     from .http import serve_http
     from .stdio import claim_streams, serve_stdio
 

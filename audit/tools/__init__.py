@@ -7,13 +7,11 @@ session.report().save("report.json")
 replay("t.jsonl", workspace).equal
 
 Modules: registry.py what a tool is, fields.py its arguments · workspace.py what may be looked at, opening.py from folders · session.py a
-call, budget.py, answers.py its size, untrusted.py text that is data · board.py, report.py, transcript.py, replay.py what stays ·
-baseline.py, norms.py what is usual, prompts.py, describe.py what tools share · look_*.py, act_*.py, compare_*.py, conclude.py the tools.
+call, budget.py, answers.py its size, untrusted.py text that is data · board.py, report.py, transcript.py, replay.py what stays · calls/
+the tools · measures/ what they share.
 """
 
-# The order of these imports is the order of the tools.
-from . import look_models, look_features, look_store, look_data, look_attribution  # noqa: F401  # isort: skip
-from . import act_chat, act_steer, act_probes, compare_texts, compare_models, compare_labels, conclude  # noqa: F401  # isort: skip
+from . import calls  # noqa: F401  (registers the tools)
 from .answers import Answer
 from .board import Board, Hypothesis, Note
 from .budget import Budget

@@ -31,6 +31,10 @@ from .workspace import Workspace
 
 log = logging.getLogger(__name__)
 FREE = ("hypothesis", "note", "budget", "report")  # what may still be called when all is spent
+FREELY, FREE_CALLS = (
+    2,
+    500,
+)  # calls of all kinds: so many for each of the budget's, and so many more; later ones are not written down
 LARGEST = 200_000  # characters of all arguments of a call, as JSON
 NO_OBJECT = "no object of JSON data"  # what is written down instead of arguments that are none
 MESSAGE = 700  # characters of an error's message
@@ -97,9 +101,15 @@ class Session:
         Raises OSError only, where the transcript cannot be written.
         """
         with self._lock:
+            name = shown(str(name)[:60])[:60]  # done again it changes nothing, so that a replay finds it
+            if self._number >= FREELY * self.budget.calls + FREE_CALLS:
+                message = (
+                    f"expected at most {self._number} calls, free ones included; got another; this session is over"
+                )
+                error = {"kind": "budget", "message": message}
+                return Reply(False, "r0", name, {"error": error, "cost": 0, "left": self.spending.left()})
             self._number += 1
             id = f"r{self._number}"
-            name = shown(str(name)[:60])[:60]  # done again it changes nothing, so that a replay finds it
             given = _as_given(arguments)
             self.arguments[id] = NO_OBJECT if given is None else given
             reply = self._answered(id, name, given)

@@ -22,8 +22,8 @@ from ...circuits.parts import Part, parts
 from ...saes import Dictionary, Document, FeatureStore, UserError, model_info
 from ..diffing import Diff
 from ..labels import LanguageModel
-from .baseline import Baseline, neutral, read_baseline
-from .norms import Norms, norms_of
+from .measures.baseline import Baseline, neutral, read_baseline
+from .measures.norms import Norms, norms_of
 from .untrusted import shown
 
 NAMES = ("target", "base")
@@ -41,7 +41,7 @@ class Workspace:
         corpus: Iterable[Document | str] = (),
         judge: LanguageModel | None = None,
     ):
-        """`models` has "target" and perhaps "base". UserError for other names, or a dictionary of neither model."""
+        """`models` has "target" and perhaps "base". UserError for other names, another shape of the base, a dictionary of neither."""
         self.models, self.judge = dict(models), judge
         self.dictionaries, self.stores, self.diffs = dict(dictionaries or {}), dict(stores or {}), dict(diffs or {})
         self.corpus = [_document(each, number) for number, each in enumerate(corpus)]
@@ -52,6 +52,12 @@ class Workspace:
         if "target" not in self.models or not set(self.models) <= set(NAMES):
             raise UserError(
                 f'expected models {{"target": …, "base": …}}; got {", ".join(self.models) or "none"}; name the target'
+            )
+        shapes = {(int(model.cfg.d_model), int(model.cfg.n_layers)) for model in self.models.values()}
+        if len(shapes) > 1:
+            raise UserError(
+                "expected a base of the target's width and depth, to read the same latents in both; "
+                f"got {' and '.join(f'{width} x {depth}' for width, depth in sorted(shapes))}; leave the base out"
             )
         for name in (*self.dictionaries, *self.stores, *self.diffs):
             if not re.fullmatch(r"[\w .:/()@+-]{1,80}", name):

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...saes import UserError
-from ..labels.heuristic import Pattern
-from ..labels.methods import Label, Method
-from ..labels.negatives import Material, material
-from ..labels.patterns import Clause, bare
-from ..labels.questions import detection_items
-from ..labels.scores import score
-from ..labels.snippets import Draws, StoreRows
-from .answers import Answer
-from .describe import checked
-from .fields import Latent, Name, Short
-from .registry import tool
-from .session import Session
-from .untrusted import untrusted
-from .weights import promoted
+from ....saes import UserError
+from ...labels.heuristic import Pattern
+from ...labels.methods import Label, Method
+from ...labels.negatives import Material, material
+from ...labels.patterns import Clause, bare
+from ...labels.questions import detection_items
+from ...labels.scores import score
+from ...labels.snippets import Draws, StoreRows
+from ..answers import Answer
+from ..fields import Latent, Name, Short
+from ..measures.describe import checked
+from ..measures.weights import promoted
+from ..registry import tool
+from ..session import Session
+from ..untrusted import untrusted
 
 if TYPE_CHECKING:
-    from ..labels.snippets import Snippet
+    from ...labels.snippets import Snippet
 
 EXPLAIN, SCORE, ASKED = 40, 20, 60
 HELD = 0.9  # the probability said where a word stands

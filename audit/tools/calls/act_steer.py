@@ -10,18 +10,19 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ...circuits import Wish, latent_edits, steer_prompt
-from ...circuits.prompts.steering import Changed, Moved
-from ...circuits.prompts.stream import stream
-from ..diffing.causal import like_density
-from .answers import Answer
-from .budget import written
-from .describe import checked, described
-from .fields import Latent, Messages, Name, Short, Text
-from .prompts import given, ids_of
-from .registry import Refused, tool
-from .session import Session
-from .untrusted import token, untrusted
+from ....circuits import Wish, latent_edits, steer_prompt
+from ....circuits.prompts.steering import Changed, Moved
+from ....circuits.prompts.stream import stream
+from ...diffing.causal import like_density
+from ..answers import Answer
+from ..budget import written
+from ..fields import Latent, Messages, Name, Short, Text
+from ..measures.ablating import active_draws
+from ..measures.describe import checked, described
+from ..measures.prompts import given, ids_of, latents_on, seen
+from ..registry import Refused, tool
+from ..session import Session
+from ..untrusted import token, untrusted
 
 CONTROLS, MOVED = 8, 5  # of each kind; tokens listed
 DRAWN = 32  # draws of another latent, of which the first that is still free is taken
@@ -56,7 +57,8 @@ def steer(
     """Change latents on a prompt: what moves in the prediction and in the text, beside the same change of random latents and directions.
 
     `kl` is how far the next-token distribution moves, in nats; `p` is (1 + controls at least as large) / (1 + controls), so 0.11 is the
-    least with 8. `texts` has what the model writes unchanged, changed, and with the same amounts on random latents that fire as often.
+    least with 8. `texts` has what the model writes unchanged, changed, and with the same on random latents: for add and set
+    such as fire as often on ordinary text, for scale and ablate such as are as active on this prompt.
     `activations` are the amounts in units of activation; `size` far above 1 is a change larger than anything natural: lower the amount.
 
     Args:
@@ -97,7 +99,9 @@ def steer(
         "raised": [_moved(each) for each in changed.raised], "lowered": [_moved(each) for each in changed.lowered],
     }  # fmt: skip
     if tokens:
-        others = _others(session, name, latents)
+        others = (
+            _others(session, name, latents) if how in ("add", "set") else _active_others(session, name, ids, latents)
+        )
         amounts = [each.amount for each in changes if each.latent in others]
         wished = _wishes(session, name, list(others.values()), amounts, how)
         result["texts"] = _texts(session, name, ids, edits, wished, tokens)
@@ -147,6 +151,15 @@ def _others(session: Session, name: str, latents: Sequence[int]) -> dict[int, in
     return found
 
 
+def _active_others(session: Session, name: str, ids: Int[Tensor, "token"], latents: Sequence[int]) -> dict[int, int]:
+    """For each latent that is active on the prompt another active one: taking a silent one away would change nothing."""
+    found = seen(session, name, ids)
+    on = latents_on(found.codes, found.kept)
+    active = [latent for latent in latents if latent in set(on.latents.tolist())]
+    drawn = active_draws(on, active, 1, torch.Generator().manual_seed(session.seed))
+    return dict(zip(active, drawn[0], strict=True)) if drawn else {}
+
+
 def _texts(
     session: Session, name: str, ids: Int[Tensor, "token"], edits: Sequence[Any], others: list[Wish], tokens: int
 ) -> dict[str, Any]:
@@ -185,7 +198,7 @@ def ablate(
         texts: At most 8 texts, of each the first 128 tokens.
         dictionary: Name from list_models; left out, the first.
     """
-    from .ablating import ablated
+    from ..measures.ablating import ablated
 
     name = session.workspace.dictionary(dictionary)
     chosen = checked(session, name, latents)

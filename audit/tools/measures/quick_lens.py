@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ...saes import UserError, model_info, token_strings
-from ...saes.capture import capture
-from ...saes.text import Block, pad_blocks
-from ..diffing.lens import MASSIVE, POSITIONS, FirstTokens, read_off
-from ..diffing.result import Diff
-from .answers import Answer
+from ....saes import UserError, model_info, token_strings
+from ....saes.capture import capture
+from ....saes.text import Block, pad_blocks
+from ...diffing.lens import MASSIVE, POSITIONS, FirstTokens, read_off
+from ...diffing.result import Diff
+from ..answers import Answer
+from ..untrusted import token, untrusted
 from .baseline import BATCH, baseline_blocks, neutral
-from .untrusted import token, untrusted
 
 if TYPE_CHECKING:
-    from .session import Session
+    from ..session import Session
 
 CONTROLS, FDR = 99, 0.05
 
@@ -33,11 +33,8 @@ def quick_lens(session: Session, k: int) -> Answer:
     base, target = workspace.model("base"), workspace.model("target")
     layer = model_info(target).n_layers // 2
     site = f"blocks.{layer}.hook_resid_post"
-    shapes = {(info.tokenizer, info.d_model, info.n_layers) for info in map(model_info, (base, target))}
-    if len(shapes) > 1:
-        raise UserError(
-            "expected models of one tokenizer and shape for the lens; these differ; ask by chat or compare_texts"
-        )
+    if model_info(base).tokenizer != model_info(target).tokenizer:
+        raise UserError("expected models of one tokenizer for the lens; these differ; ask by chat or compare_texts")
     blocks = baseline_blocks(base, neutral(workspace.corpus))
     first = _first(_table(base, blocks, site), _table(target, blocks, site))
     found = Diff({"method": "lens"}, read_off(target, first, controls=CONTROLS, seed=session.seed, fdr=FDR))

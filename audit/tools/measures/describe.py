@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ...saes import FeatureStore, UserError
-from ...saes.latents.shelf.feature import TokenShare
-from .untrusted import token, tokens, untrusted
+from ....saes import FeatureStore, UserError
+from ....saes.latents.shelf.feature import TokenShare
+from ..untrusted import token, tokens, untrusted
 
 if TYPE_CHECKING:
-    from .session import Session
+    from ..session import Session
 
 ALIKE, TOKENS = 0.9, 8
 LABEL, FIRES, PROMOTES = 120, 5, 4  # characters of a label, tokens shown in its place, tokens it promotes

@@ -21,13 +21,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from ..diffing.statistics import benjamini_hochberg
-from .answers import Answer
-from .describe import kept, rows_of
-from .fields import Name, Rows, Text, Which, check_length, check_unlike
-from .prompts import text_means
-from .registry import tool
-from .session import Session
+from ...diffing.statistics import benjamini_hochberg
+from ..answers import Answer
+from ..fields import Name, Rows, Text, Which, check_length, check_unlike
+from ..measures.describe import kept, rows_of
+from ..measures.prompts import text_means
+from ..registry import tool
+from ..session import Session
 
 ENOUGH, LEAST_DRAWS, MOST_DRAWS, BATCH = 20, 2_000, 100_000, 500
 FIRES_IN = 3  # texts in which a latent must fire to be tested; the groups play no part in it

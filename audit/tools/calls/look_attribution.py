@@ -11,17 +11,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ...circuits import Graph, trace
-from ...circuits.graph import Node
-from ...circuits.prompts.selection import validate_nodes
-from ...saes import UserError
-from .answers import Answer
-from .describe import described
-from .fields import Messages, Name, Rows, Short, Text
-from .prompts import given, ids_of
-from .registry import Refused, tool
-from .session import Session
-from .untrusted import shown, token, untrusted
+from ....circuits import Graph, trace
+from ....circuits.graph import Node
+from ....circuits.prompts.selection import validate_nodes
+from ....saes import UserError
+from ..answers import Answer
+from ..fields import Messages, Name, Rows, Short, Text
+from ..measures.describe import described
+from ..measures.prompts import given, ids_of
+from ..registry import Refused, tool
+from ..session import Session
+from ..untrusted import shown, token, untrusted
 
 FEATURES, TRACED, GRAPHS, NODES = (
     256,

@@ -13,18 +13,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...circuits.experiment.edits import Catalogue
-from ...circuits.prompts.text import has_chat, prompt_ids
-from ...circuits.prompts.through import encode_prompt
-from ...saes import Codes, UserError, model_info, token_strings
-from ...saes.text import Block
-from ..monitor.reading import read
+from ....circuits.experiment.edits import Catalogue
+from ....circuits.prompts.text import has_chat, prompt_ids
+from ....circuits.prompts.through import encode_prompt
+from ....saes import Codes, UserError, model_info, token_strings
+from ....saes.text import Block
+from ...monitor.reading import read
+from ..fields import Message, plain_messages
+from ..registry import Refused
 from .baseline import BATCH, encode_blocks
-from .fields import Message, plain_messages
-from .registry import Refused
 
 if TYPE_CHECKING:
-    from .session import Session
+    from ..session import Session
 
 PROMPT, CONTEXT = 512, 128
 Positions = Literal["all", "last", "assistant"]
@@ -88,7 +88,7 @@ def ids_of(session: Session, prompt: Any, which: str = "target", most: int = PRO
 
 def cut_ids(session: Session, text: str, which: str = "target") -> tuple[Int[Tensor, "token"], bool]:
     """Token ids of one of several texts, up to CONTEXT, and whether it was longer."""
-    from ...saes import to_tokens
+    from ....saes import to_tokens
 
     model = session.workspace.model(which)
     ids = to_tokens(model, text)

@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from ...saes import UserError, model_info
-from ..monitor.probes import mean_activation, train_probe
-from ..monitor.signals import Probe
-from .answers import Answer
-from .baseline import evenly, neutral
-from .fields import Text, check_length, check_unlike
-from .prompts import CONTEXT
-from .registry import Refused, tool
-from .session import Session
-from .untrusted import shown, untrusted
+from ....saes import UserError, model_info
+from ...monitor.probes import mean_activation, train_probe
+from ...monitor.signals import Probe
+from ..answers import Answer
+from ..fields import Text, check_length, check_unlike
+from ..measures.baseline import evenly, neutral
+from ..measures.prompts import CONTEXT
+from ..registry import Refused, tool
+from ..session import Session
+from ..untrusted import shown, untrusted
 
 PROBES, ORDINARY = 20, 32  # probes of a session, ordinary texts that scores are compared with
 Label = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ...circuits.prompts.text import has_chat
-from ...saes import model_info
-from .answers import Answer
-from .registry import tool
-from .session import Session
-from .untrusted import untrusted
-from .workspace import trained_on
+from ....circuits.prompts.text import has_chat
+from ....saes import model_info
+from ..answers import Answer
+from ..registry import tool
+from ..session import Session
+from ..untrusted import untrusted
+from ..workspace import trained_on
 
 LISTED = 20
 

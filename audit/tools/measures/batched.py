@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...circuits.prompts.stream import stream
+from ....circuits.prompts.stream import stream
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...saes import Document, UserError
-from .answers import Answer
-from .baseline import evenly
-from .describe import checked, described
-from .fields import Latent, Name, Rows, Short
-from .prompts import Seen, seen_many
-from .registry import Refused, tool
-from .session import Session
-from .untrusted import marked, untrusted
+from ....saes import Document, UserError
+from ..answers import Answer
+from ..fields import Latent, Name, Rows, Short
+from ..measures.baseline import evenly
+from ..measures.describe import checked, described
+from ..measures.prompts import Seen, seen_many
+from ..registry import Refused, tool
+from ..session import Session
+from ..untrusted import marked, untrusted
 
 READ, AROUND, SEARCHED = (
     64,

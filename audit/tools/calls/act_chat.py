@@ -10,17 +10,17 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
-from ...circuits.prompts.stream import stream
-from ...circuits.prompts.text import has_chat
-from ...saes import UserError, model_info
-from .answers import Answer
-from .batched import write_many
-from .budget import written
-from .fields import Messages, Seed, Text, Whole
-from .prompts import given, ids_of
-from .registry import Refused, tool
-from .session import Session
-from .untrusted import untrusted
+from ....circuits.prompts.stream import stream
+from ....circuits.prompts.text import has_chat
+from ....saes import UserError, model_info
+from ..answers import Answer
+from ..budget import written
+from ..fields import Messages, Seed, Text, Whole
+from ..measures.batched import write_many
+from ..measures.prompts import given, ids_of
+from ..registry import Refused, tool
+from ..session import Session
+from ..untrusted import untrusted
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

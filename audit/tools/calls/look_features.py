@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .answers import Answer
-from .describe import checked, described, kept, rows_of
-from .fields import Latent, Messages, Name, Rows, Short, Text, check_length
-from .prompts import OfLatents, Positions, Seen, chosen_tokens, given, ids_of, latents_on, seen, seen_many
-from .registry import Refused, tool
-from .session import Session
-from .untrusted import token, tokens, untrusted
+from ..answers import Answer
+from ..fields import Latent, Messages, Name, Rows, Short, Text, check_length
+from ..measures.describe import checked, described, kept, rows_of
+from ..measures.prompts import OfLatents, Positions, Seen, chosen_tokens, given, ids_of, latents_on, seen, seen_many
+from ..registry import Refused, tool
+from ..session import Session
+from ..untrusted import token, tokens, untrusted
 
 ABOUT_ITSELF = "The assistant is an AI model that exhibits potentially concerning behaviors, such as"
 Rank = Literal["surprise", "activation", "mean", "change", "attribution"]
@@ -125,7 +125,7 @@ def _attributed(
     session: Session, name: str, found: Seen, chosen: Tensor, target: str | None, numbers: dict[int, dict[str, Any]]
 ) -> dict[str, Any]:
     """Add each latent's attribution over the chosen tokens; says of what, and how much is of no latent."""
-    from ...circuits import rank_features
+    from ....circuits import rank_features
 
     model, part = session.workspace.model(), session.workspace.part(name)
     ranked = rank_features(model, part, found.ids, target=target, rank="attribution", top=part.latents)

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...circuits import Edit, steer_prompt
-from ...circuits.experiment.edits import Catalogue
-from ...circuits.experiment.interventions import run_edited
-from ...circuits.graph import Node
-from ...circuits.parts import Part
+from ....circuits import Edit, steer_prompt
+from ....circuits.experiment.edits import Catalogue
+from ....circuits.experiment.interventions import run_edited
+from ....circuits.graph import Node
+from ....circuits.parts import Part
 from .prompts import OfLatents, cut_ids, latents_on, seen
 
 if TYPE_CHECKING:
-    from .session import Session
+    from ..session import Session
 
 NEAR, AT_ONCE = 8, 3  # rows of one batch: each has its logits [token vocab]
 
@@ -47,7 +47,7 @@ def ablated(
     if not fires or len(ids) < 2:
         return row | {"all_controls": {"loss_change": [0.0] * controls, "kl": [0.0] * controls}}
     on = latents_on(found.codes, found.kept)
-    draws = _draws(on, latents, controls, torch.Generator().manual_seed(session.seed * 1_000 + number))
+    draws = active_draws(on, latents, controls, torch.Generator().manual_seed(session.seed * 1_000 + number))
     loss, kl = _measured(Catalogue(model, part), part, ids, places, [list(latents), *draws])
     steered = steer_prompt(
         model,
@@ -70,8 +70,8 @@ def ablated(
     return row | {"all_controls": {"loss_change": [], "kl": []}}
 
 
-def _draws(on: OfLatents, latents: Sequence[int], controls: int, generator: torch.Generator) -> list[list[int]]:
-    """Sets of other active latents, matched in mean activation; none where too few others are active."""
+def active_draws(on: OfLatents, latents: Sequence[int], controls: int, generator: torch.Generator) -> list[list[int]]:
+    """Sets of other active latents, each for one of `latents` that is active, matched in mean activation; none where too few are."""
     mean = dict(zip(on.latents.tolist(), on.mean.tolist(), strict=True))
     active = [latent for latent in latents if latent in mean]
     free = [latent for latent in mean if latent not in latents]

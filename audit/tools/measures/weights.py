@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...circuits.targets import token_id
-from ...saes import UserError, token_strings
-from ..diffing.lens import lens
+from ....circuits.targets import token_id
+from ....saes import UserError, token_strings
+from ...diffing.lens import lens
 from .describe import known
 
 if TYPE_CHECKING:
-    from .session import Session
+    from ..session import Session
 
 Promoted = list[tuple[str, float]]
 MOST = 10

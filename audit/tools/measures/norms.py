@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...circuits.prompts.surprise import surprise
-from ...saes import FeatureStore
+from ....circuits.prompts.surprise import surprise
+from ....saes import FeatureStore
 from .baseline import Baseline
 
 DENSE, TIMES = (

@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 import torch
 
-from ...saes import UserError
-from ..diffing import Diff
-from ..diffing.mean import tested
-from .answers import Answer
-from .describe import kept, rows_of
-from .fields import Name, Rows, Short
-from .quick_lens import quick_lens
-from .registry import Refused, tool
-from .session import Session
-from .untrusted import token, tokens, untrusted
+from ....saes import UserError
+from ...diffing import Diff
+from ...diffing.mean import tested
+from ..answers import Answer
+from ..fields import Name, Rows, Short
+from ..measures.describe import kept, rows_of
+from ..measures.quick_lens import quick_lens
+from ..registry import Refused, tool
+from ..session import Session
+from ..untrusted import token, tokens, untrusted
 
 QUICK, FDR = 16, 0.05
 COLUMNS = (

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...saes import FeatureStore, UserError
-from ...saes.latents.find.search import search
-from .answers import Answer
-from .describe import checked, described, fires_on, kept, known
-from .fields import Latent, Name, Rows, Short
-from .norms import Norms
-from .registry import Refused, tool
-from .session import Session
-from .untrusted import marked, token, untrusted
-from .weights import effects_on, promoted
+from ....saes import FeatureStore, UserError
+from ....saes.latents.find.search import search
+from ..answers import Answer
+from ..fields import Latent, Name, Rows, Short
+from ..measures.describe import checked, described, fires_on, kept, known
+from ..measures.norms import Norms
+from ..measures.weights import effects_on, promoted
+from ..registry import Refused, tool
+from ..session import Session
+from ..untrusted import marked, token, untrusted
 
 EXAMPLES, NEIGHBOURS, LOGITS, PASSAGE = 8, 5, 8, 240
 FEW, ONE_TOKEN, ONE_PLACE = 10, 0.9, 0.5

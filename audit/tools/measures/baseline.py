@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...circuits.parts import Part
-from ...saes import Codes, Document, UserError, bundled, resolve_site, token_strings
-from ...saes.capture import capture
-from ...saes.text import Block, pad_blocks, token_blocks
+from ....circuits.parts import Part
+from ....saes import Codes, Document, UserError, bundled, resolve_site, token_strings
+from ....saes.capture import capture
+from ....saes.text import Block, pad_blocks, token_blocks
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .answers import Answer
-from .board import Status
-from .fields import Evidence, Sentence, Short
-from .registry import Refused, tool
-from .session import Session
-from .untrusted import shown
+from ..answers import Answer
+from ..board import Status
+from ..fields import Evidence, Sentence, Short
+from ..registry import Refused, tool
+from ..session import Session
+from ..untrusted import shown
 
 
 @tool("conclude", reads_only=False)
