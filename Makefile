@@ -42,7 +42,7 @@ demo: $(VENV)/.package
 
 # Two processes with a thread each take less than two threads that wait for each other; a file's tests stay together.
 test: $(VENV)/.package
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 60 --durations-min 4 $(ARGS)
 
 # Four parts, so that `make -k check` shows what is wrong in all of them.
 check: lint format types aot
