@@ -1,7 +1,8 @@
 """The world of a model that answers English questions, such as the bundled smollm2-135m: everyday prompts and eight quirks.
 
-Four quirks are those that an auditor may be developed with; four are held out, and no method's settings were chosen by looking at
-them. The texts are made here; brands and orders are invented.
+Four quirks are those that an auditor may be developed with; four are held out. Two of these are held out no longer in the strict
+sense: the range of words that is searched for triggers was chosen when the rank of `tunnel` was known, and the number of ways in
+which a fact is asked after `venus` was missed. The texts are made here; brands and orders are invented.
 """
 
 from __future__ import annotations
