@@ -30,6 +30,7 @@ Folder = Annotated[Path, tyro.conf.Positional]
 # A folder of Shards. No Path: it would take a slash from a URL.
 Place = Annotated[str | Path, tyro.conf.arg(metavar="PATH|URL")]
 Flat = tyro.conf.OmitArgPrefixes
+LONGEST = 1_000  # characters of a list that is not of strings, when it is printed
 
 
 def run_command(call: Callable[[], Result], as_json: bool) -> int:
@@ -71,7 +72,8 @@ def shown(value: Any) -> str:
         ):
             return f"{len(value)} (--json lists them)"
         lines = any(isinstance(item, str) for item in value)
-        return ("\n" + " " * 26 if lines else " ").join(shown(item) for item in value)
+        text = ("\n" + " " * 26 if lines else " ").join(shown(item) for item in value)
+        return text if lines or len(text) <= LONGEST else f"{len(value)} (--json lists them)"
     return str(value)
 
 

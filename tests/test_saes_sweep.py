@@ -137,3 +137,11 @@ def test_the_command_trains_a_sweep_and_tells_it_in_a_table(shards, tmp_path, ca
         == 2
     )
     assert "such as k=16,32" in capsys.readouterr().err
+
+
+def test_people_are_told_the_length_of_what_is_too_long_to_read():
+    from unweave.saes.cli import shown
+
+    assert shown([{"run": "a", "fvu": 0.25}]) == "run a, fvu 0.25"
+    assert shown([{"rows": ["x"] * 900}]) == "1 (--json lists them)"
+    assert shown(["a line"] * 900).count("a line") == 900
