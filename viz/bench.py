@@ -1,4 +1,4 @@
-"""`unweave bench circuits`, `synthetic` and `audit`: what is found where the truth is known.
+"""`unweave bench circuits`, `synthetic`, `audit` and `scratchpad`: what is found where the truth is known.
 
 circuits    trace models whose circuits are known, and say how near the truth each number came; about half a minute on two CPU cores.
             Suites and their truths: circuits/worlds/suites.py. A number that misses its target is a defect of the tracer.
@@ -6,6 +6,8 @@ synthetic   train every kind of dictionary on activations whose features are kno
             `quick` two. World, measures and methods: saes/synthetic/. A ranking that the literature contradicts is told.
 audit       plant quirks and their controls in the bundled model, and say which tools and whether the scripted auditor find them; about an
             hour of one core, with `quick` (a tiny model) a minute. audit/game/. An auditor no better than a black box is a miss.
+scratchpad  train tiny models that need a scratchpad, or do not, and say how well each method tells; about ten minutes.
+            audit/scratchpad/worlds.py.
 
 No downloads. The table goes to standard error as it grows, the numbers are returned (and printed by `--json`); what missed its
 target is counted in `missed`.
@@ -17,6 +19,7 @@ import contextlib
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +38,16 @@ def bench(
 ) -> dict[str, Any]:
     """Run a bench and return its rows, what it took, and how many missed their target.
 
-    `what`: circuits (with `suites`, `seed`), synthetic (with `methods`, `seeds`, `quick`) or audit (with `seed`, `quick`, `out`).
-    UserError for another, for suites or methods that do not exist, and for options of another bench.
+    `what`: circuits (with `suites`, `seed`), synthetic (with `methods`, `seeds`, `quick`), audit (with `seed`, `quick`, `out`) or
+    scratchpad (with `seed`, `seeds`). UserError for another, for suites or methods that do not exist, and for options of another bench.
     """
-    if what not in ("circuits", "synthetic", "audit"):
-        raise UserError(f"expected circuits, synthetic or audit; got {what!r}; these are the benches")
-    if what == "audit":
-        if suites or methods or seeds != 3:
-            raise UserError("expected seed, quick and out with audit; got suites, methods or seeds; drop them")
-        return audit(seed, quick, out)
-    if out is not None:
-        raise UserError(f"expected out with audit only; got it with {what}; drop it")
-    if what == "circuits" and (methods or quick or seeds != 3):
-        raise UserError("expected methods, seeds and quick with synthetic only; got them with circuits; drop them")
-    if what == "synthetic" and (suites or seed):
-        raise UserError("expected suites and seed with circuits only; got them with synthetic; give methods and seeds")
-    return circuits(suites, seed) if what == "circuits" else synthetic(methods, seeds, quick)
+    if what not in BENCHES:
+        raise UserError(f"expected {', '.join(BENCHES)}; got {what!r}; these are the benches")
+    run, taken = BENCHES[what]
+    given = {"suites": suites, "seed": seed, "methods": methods, "seeds": seeds, "quick": quick, "out": out}
+    if other := [name for name in given if given[name] != DEFAULTS[name] and name not in taken]:
+        raise UserError(f"expected {', '.join(taken)} with {what}; got {', '.join(other)}; drop them")
+    return run(**{name: given[name] for name in taken})
 
 
 def circuits(suites: tuple[str, ...], seed: int) -> dict[str, Any]:
@@ -111,6 +108,25 @@ def audit(seed: int, quick: bool, out: Path | None) -> dict[str, Any]:
         "missed": int(hits["auditor"] <= hits["chat"]),
         "seed": seed,
     }
+
+
+def scratchpad(seed: int, seeds: int) -> dict[str, Any]:
+    """Ask of models whose use of a scratchpad is known whether they use it."""
+    from ..audit.scratchpad.bench import run_suite
+
+    found = run_suite(seeds=seeds, seed=seed, tell=tell)
+    tell(repr(found))
+    # A method that cannot be told from chance between models is no defect of the program, so nothing here is missed.
+    return {**found.to_dict(), "missed": 0, "seed": seed, "seeds": seeds}
+
+
+BENCHES: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
+    "circuits": (circuits, ("suites", "seed")),
+    "synthetic": (synthetic, ("methods", "seeds", "quick")),
+    "audit": (audit, ("seed", "quick", "out")),
+    "scratchpad": (scratchpad, ("seed", "seeds")),
+}
+DEFAULTS: dict[str, Any] = {"suites": (), "seed": 0, "methods": (), "seeds": 3, "quick": False, "out": None}
 
 
 def tell(text: str) -> None:

@@ -204,14 +204,15 @@ def bench(
     quick: bool = False,
     out: Path | None = None,
 ) -> Result:
-    """Try the tools where the truth is known: tracing on known circuits, training on known features, auditing planted quirks.
+    """Try the tools where the truth is known: tracing on known circuits, training on known features, auditing planted quirks, scratchpads.
 
     Args:
-        what: circuits (tracing), synthetic (training; about ten minutes) or audit (the auditing game; about an hour).
+        what: circuits (tracing), synthetic (training; about ten minutes), audit (the auditing game; about an hour) or scratchpad (is the
+            reasoning shown the reasoning used; about ten minutes).
         suites: Suites of circuits to run; left out: all.
-        seed: Seed of the models, prompts and noise of circuits, and of the organisms of audit.
+        seed: Seed of the models, prompts and noise of circuits, of the organisms of audit, and of scratchpad.
         methods: Methods of synthetic to train, e.g. topk "batch_topk matryoshka"; left out: all.
-        seeds: Trainings of each method, whose deviation is the noise of the table.
+        seeds: Trainings of each method or model of scratchpad, whose deviation is the noise of the table.
         quick: Train on a quarter of the tokens; of audit, play with a tiny model (a minute).
         out: Folder where audit keeps the organisms and what was played; an interrupted bench goes on there.
     """
