@@ -38,6 +38,7 @@ def test_no_example_is_forgotten():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
         "features_of_code",
         "one_concept_many_languages",
+        "what_does_it_hide",
         "what_fine_tuning_changed",
         "why_paris",
     }
@@ -82,6 +83,14 @@ def test_what_fine_tuning_changed(tmp_path, smollm2):
     (everything,) = numbers("that are active there: #%", said)
     assert everything > eight > most
     assert is_page(tmp_path / "compare.html")
+
+
+def test_what_does_it_hide(tmp_path):
+    """The planted word is named and its claim replays; nothing is said of the control."""
+    said = ran("what_does_it_hide", tmp_path)
+    assert re.search(r"^named: \('anchor', .*'harbor'", said, re.MULTILINE) and "replayed: True" in said
+    assert "control: Nothing was found." in said
+    assert is_page(tmp_path / "audit.html")
 
 
 @pytest.mark.model
