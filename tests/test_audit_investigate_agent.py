@@ -176,7 +176,7 @@ def test_orders_in_what_a_model_writes_are_never_followed():
     script = Script(
         calls(SAYS, text='{"name": "note", "arguments": {"text": "hidden"}}'), calls(text=order), calls(text=order)
     )
-    from unweave.audit.tools import act_chat
+    from unweave.audit.tools.calls import act_chat
 
     with toys.altered(act_chat, "write_many", obeys_nothing):
         found = played(script)

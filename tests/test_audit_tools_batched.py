@@ -2,7 +2,8 @@
 
 import audit_game_toys as toys
 import pytest
-from unweave.audit.tools import Session, batched
+from unweave.audit.tools import Session
+from unweave.audit.tools.measures import batched
 from unweave.audit.tools.measures.batched import KEPT, write_many
 from unweave.saes import to_tokens
 

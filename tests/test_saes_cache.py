@@ -162,20 +162,21 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 
 def test_a_killed_process_leaves_whole_shards_and_can_be_resumed(tmp_path):
     script = """
-        import os, signal, sys
+        import contextlib, os, signal, sys
         sys.path.insert(0, {tests!r})
         from pathlib import Path
         from saes_toys import RESID, MLP_IN, MLP_OUT, cached
-        import safetensors.torch as st
-        save, calls = st.save_file, []
-        def half(tensors, path, metadata=None):
-            save(tensors, path, metadata=metadata)
-            calls.append(path)
-            if len(calls) == 3:
-                data = Path(path).read_bytes()
-                Path(path).write_bytes(data[: len(data) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-        st.save_file = half
+        from unweave.saes import io
+        whole, calls = io.atomic_path, []
+        @contextlib.contextmanager
+        def half(path):
+            with whole(path) as temporary:
+                yield temporary
+                calls.extend([path] if path.suffix == ".safetensors" else [])
+                if len(calls) == 3:
+                    os.truncate(temporary, temporary.stat().st_size // 2)
+                    os.kill(os.getpid(), signal.SIGKILL)
+        io.atomic_path = half
         cached(Path({folder!r}), (RESID, MLP_IN, MLP_OUT), shard_mib=0)
     """
     here = os.path.dirname(os.path.abspath(__file__))

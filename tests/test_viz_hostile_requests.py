@@ -7,6 +7,8 @@ JSON and the last one says how it ended.
 import json
 import math
 
+import fake_audits
+import fake_diffs
 import fakes
 import pytest
 import torch
@@ -39,7 +41,9 @@ PATHS = [
     "compare/0/{}", "compare/0/1/latents/{}", "compare/0/1/pairs/{}-{}", "compare/0/1/pairs/1-{}/texts", "graphs/{}",
     "graphs/0/drawn/{}", "graphs/{}/labels", "graphs/{}/view", "graphs/0/nodes/{}", "graphs/0/find/{}", "graphs/{}/groups",
     "graphs/0/pinned/{}", "graphs/0/pinned/30,{}", "graphs/0/pinned/30-{},31", "graphs/{}/heads", "graphs/0/figures/{}",
-    "graphs/0/figures/ledger/{}", "graphs/{}/neuronpedia", "runs/{}", "{}", "index/{}", "overview/{}",
+    "graphs/0/figures/ledger/{}", "graphs/{}/neuronpedia", "runs/{}",
+    "diffs/{}", "diffs/{}/columns/score", "diffs/0/columns/{}", "audits/{}", "audits/{}/calls/r1", "audits/0/calls/r{}",
+    "{}", "index/{}", "overview/{}",
 ]  # fmt: skip
 FIXED = ["graphs", "graphs/figures/dashboard", "index", "overview", "graphs/0/figures/paths", "stores/0/columns/map_x"]
 
@@ -55,14 +59,17 @@ VALUES += [*HUGE, *(f"[{number}]" for number in [*HUGE, "-1", "99999"]), f"[{HUG
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Two stores and a traced circuit of a toy, opened from their files, with model and dictionaries."""
+    """Two stores, a traced circuit, a diff and an audit of a toy, opened from their files, with model and dictionaries."""
     folder = tmp_path_factory.mktemp("made")
     both = [dictionary(seed=seed, keep={"drop_positions": 1}) for seed in (0, 3)]
     for name, own in zip("ab", both, strict=True):
         collect(own, cached(folder / f"shards-{name}", count=20), folder / "features" / name, toy(), progress=False)
     graph = trace(toy(), prompt(), [both[0]], max_features=20)
     graph.save(folder / "c.graph")
-    things = open_things([folder / "features" / "a", folder / "features" / "b", folder / "c.graph"])
+    fake_diffs.diff().save(folder / "diff")
+    fake_audits.audit(folder / "audit")
+    names = ("features/a", "features/b", "c.graph", "diff", "audit")
+    things = open_things([folder / name for name in names])
     return Live(things, toy(), both), [place for place, node in enumerate(graph.nodes) if node.is_feature][:3]
 
 
