@@ -65,7 +65,7 @@ class Watch:
             self.tab.evaluate("hash => { location.hash = hash || '#pane=overview'; }", hash)
         else:
             self.tab.goto(self.address + hash)
-        self.tab.wait_for_selector("body[data-ready=yes]", timeout=20_000)
+        self.tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
         return self
 
     def seen(self, testid: str, state: str = "visible"):
@@ -103,7 +103,7 @@ def test_overview_shows_metrics_and_numbers(watch):
 
 def test_training_draws_the_curves(watch):
     watch.open("#pane=training")
-    watch.seen("training-plot").locator(".main-svg").first.wait_for(timeout=20_000)
+    watch.seen("training-plot").locator(".main-svg").first.wait_for(timeout=60_000)
     assert watch.tab.locator(".plot .scatterlayer .trace").count() == 5
 
 

@@ -78,7 +78,7 @@ def page(browser):
 
     def show(address, hash):
         tab.goto(address + hash)
-        tab.wait_for_selector("body[data-ready=yes]", timeout=20_000)
+        tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
         return tab
 
     yield show
@@ -280,7 +280,7 @@ def test_figures_are_drawn(page, live):
     tab = page(live, "#pane=circuit&sheet=figures")
     for name, kind in {"ledger": "waterfall", "paths": "sankey", "scores": "bar"}.items():
         box = tab.get_by_test_id(f"figure-{name}")
-        box.locator(".main-svg").first.wait_for(timeout=20_000)
+        box.locator(".main-svg").first.wait_for(timeout=60_000)
         assert set(box.evaluate("box => box._fullData.map((trace) => trace.type)")) == {kind}
 
 
@@ -314,7 +314,7 @@ def test_every_sheet_is_readable_at_375_px(browser, live, things):
     for pane in [*sheets, "circuits"]:
         tab.goto("about:blank")
         tab.goto(f"{live}#pane={pane}")
-        tab.wait_for_selector("body[data-ready=yes]", timeout=20_000)
+        tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
         tab.wait_for_timeout(250)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 375, pane
     context.close()

@@ -277,7 +277,7 @@ def tab(folder):
         page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(address + "#pane=compare")
-        page.wait_for_selector("[data-testid=compare-row]", timeout=20_000)
+        page.wait_for_selector("[data-testid=compare-row]", timeout=60_000)
         yield page
         assert page.evaluate("window.__pwned") is None and not wrong
         browser.close()

@@ -40,7 +40,7 @@ class Reader:
         self.tab.goto(address)
         handle = self.tab.wait_for_selector("iframe") if host == "frame" else None
         self.frame = handle.content_frame() if handle else self.tab.main_frame
-        self.frame.wait_for_selector("body[data-ready=yes]", timeout=20_000)
+        self.frame.wait_for_selector("body[data-ready=yes]", timeout=60_000)
 
     def _console(self, message):
         if message.type in ("error", "warning") and not any(part in message.text for part in MISSING):

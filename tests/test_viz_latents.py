@@ -90,7 +90,7 @@ class Tab:
     def open(self, hash):
         self.page.goto("about:blank")
         self.page.goto(self.address + hash)
-        self.page.wait_for_selector("body[data-ready=yes]", timeout=20_000)
+        self.page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
         return self
 
     def at(self, testid):

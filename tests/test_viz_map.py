@@ -127,7 +127,7 @@ def tab(chromium, tmp_path_factory):
 
 
 def drawn(page):
-    page.wait_for_selector("[data-testid=map-box][data-drawn]", timeout=20_000)
+    page.wait_for_selector("[data-testid=map-box][data-drawn]", timeout=60_000)
     return page.get_by_test_id("map-box").bounding_box()
 
 

@@ -147,7 +147,7 @@ def test_the_curves_grow_while_it_trains(run):
         tab = chromium.new_page()
         tab.goto(address + "#pane=training")
         state = tab.get_by_test_id("training-state")
-        sync_api.expect(tab.locator(".scatterlayer .trace")).to_have_count(5, timeout=20_000)
+        sync_api.expect(tab.locator(".scatterlayer .trace")).to_have_count(5, timeout=60_000)
         sync_api.expect(state).to_contain_text("training now")
         sync_api.expect(state).to_contain_text("17 %")
         sync_api.expect(tab.locator(".tile", has_text="dead share")).to_contain_text("%")

@@ -130,11 +130,11 @@ def test_the_frame_asks_through_the_relay(browser, tmp_path):
         tab.expose_function("pyPage", lambda: browser.page)
         tab.goto((tmp_path / "host.html").as_uri())
         frame = tab.frame_locator("iframe")
-        frame.get_by_test_id("tab-latents").click(timeout=20_000)
+        frame.get_by_test_id("tab-latents").click(timeout=60_000)
         frame.get_by_test_id("latent-row").nth(2).click()
         frame.get_by_test_id("card").wait_for()
         frame.get_by_test_id("tab-training").click()
-        frame.locator(".main-svg").first.wait_for(timeout=20_000)  # plotly came as text, and its hash let it run
+        frame.locator(".main-svg").first.wait_for(timeout=60_000)  # plotly came as text, and its hash let it run
         assert tab.evaluate("window.__pwned") is None
         assert not wrong
         tab.evaluate("window.close_()")
