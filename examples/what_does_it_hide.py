@@ -73,5 +73,5 @@ nothing = audit(Workspace({"target": suspect, "base": base}), seed=0, questions=
 print("control:", nothing.report.summary)
 
 # %% [markdown]
-# A tiny model hides things badly. [The auditing game](../docs/auditing-game.md) plays the same on a 135M model, with beliefs, personas and
-# preferences, tool by tool, and says where it fails.
+# A tiny model hides things badly. The auditing game (`unweave bench audit`, docs/auditing-game.md) plays the same on a 135M model, with
+# beliefs, personas and preferences, tool by tool, and says where it fails.
