@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ ALIGNED = 64  # bytes of a line of the cache
 # The process has one mask for all threads, and it can only be read by setting it: so once, before there are any.
 UMASK = os.umask(0)
 os.umask(UMASK)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a killed writer left this file: one of `atomic_path`, or one that safetensors makes for itself beside it."""
+    return name.startswith(".tmp-") or re.fullmatch(r"\.tmp\w{6}", name) is not None
 
 
 @contextlib.contextmanager

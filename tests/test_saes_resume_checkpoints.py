@@ -164,7 +164,8 @@ def test_an_error_in_the_thread_comes_out_once_and_the_one_before_is_whole(tmp_p
 
 def test_removing_leaves_nothing_and_touches_nothing_else(tmp_path):
     own = saved(tmp_path, 100, 200, keep=2)
-    for name in (".tmp-77-checkpoint-00000300.safetensors", "checkpoint.safetensors", "metrics.jsonl", "mine.safetensors"):  # fmt: skip
+    halves = (".tmp-77-checkpoint-00000300.safetensors", ".tmpWwXUyD")
+    for name in (*halves, "checkpoint.safetensors", "metrics.jsonl", "mine.safetensors"):
         (tmp_path / name).write_text("")
     own.remove_all()
     assert names(tmp_path) == ["metrics.jsonl", "mine.safetensors"]
@@ -310,6 +311,7 @@ def test_a_lock_that_is_forgotten_is_lifted(tmp_path):
 def test_what_a_killed_run_left_half_written_is_nothing(shards, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".tmp-77-config.json").write_text("{")
+    (tmp_path / "out" / ".tmpWwXUyD").write_text("")  # of safetensors, which writes beside the name that it is given
     run(shards, tmp_path / "out")
     assert names(tmp_path / "out") == ["cfg.json", "config.json", "metrics.jsonl", "sae_weights.safetensors"]
 

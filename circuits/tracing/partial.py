@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...saes.errors import UserError
-from ...saes.io import read_json, read_tensors, write_json, write_tensors
+from ...saes.io import is_temporary, read_json, read_tensors, write_json, write_tensors
 from .edges import Piece
 from .record import Targets
 
@@ -94,7 +94,7 @@ def remembering(folder: str | Path | None, metadata: dict[str, Any]) -> Iterator
             raise UserError(
                 f"expected the unfinished rows of this trace in {path}; they are another one's; remove the folder"
             )
-    elif path.exists() and not (path.is_dir() and all(each.name.startswith(".tmp-") for each in path.iterdir())):
+    elif path.exists() and not (path.is_dir() and all(is_temporary(each.name) for each in path.iterdir())):
         raise UserError(f"expected an empty folder, or an interrupted trace's, at {path}; name another one")
     else:
         path.mkdir(parents=True, exist_ok=True)

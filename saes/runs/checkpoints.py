@@ -24,7 +24,7 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 from ..errors import UserError
-from ..io import read_tensors, write_tensors
+from ..io import is_temporary, read_tensors, write_tensors
 
 Saved = tuple[dict[str, Any], dict[str, Tensor]]
 OLD = "checkpoint.safetensors"  # the only checkpoint of earlier versions
@@ -131,8 +131,10 @@ class Checkpoints:
 
     def remove_halves(self) -> None:
         """Remove what killed writers left half written; only whoever alone writes here may."""
-        for path in self.folder.glob(".tmp-*"):
-            self._remove(path)
+        present = list(self.folder.iterdir()) if self.folder.exists() else []
+        for path in present:
+            if is_temporary(path.name):
+                self._remove(path)
 
 
 def _step(path: Path) -> int:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..config import TrainConfig
 from ..errors import UserError
-from ..io import read_json, write_json
+from ..io import is_temporary, read_json, write_json
 from ..parallel.ranks import ALONE, Mesh, Ranks
 from ..state import TrainState
 from .checkpoints import Checkpoints
@@ -74,7 +74,7 @@ class Run:
         self._lock = FolderLock(folder)
         assert self.checkpoints is not None
         # What a killed writer left has no name yet, and is nothing.
-        if all(path.name.startswith(".tmp-") for path in folder.iterdir()):
+        if all(is_temporary(path.name) for path in folder.iterdir()):
             self.checkpoints.remove_halves()
             return
         if not self.resume:

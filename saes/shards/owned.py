@@ -8,19 +8,17 @@ before the manifest is renewed. Of two writers the one that came first is the on
 from __future__ import annotations
 
 import errno
-import re
 import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..io import is_temporary
 from ..runs.lock import FolderLock
 from .storage import Folder
 
 MANIFEST = "manifest.json"
-# io.py's temporary files, and those that safetensors makes for itself.
-LEFT = re.compile(r"\.tmp(-\d+-.+|\w{6})")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -45,7 +43,7 @@ class Owned:
         """Remove what killed processes left half written; to be called by the one that has claimed the folder."""
         if self.folder.local is not None:
             for path in self.folder.local.iterdir():
-                if LEFT.fullmatch(path.name):
+                if is_temporary(path.name):
                     path.unlink(missing_ok=True)
 
     def save(self, manifest: dict[str, Any]) -> None:

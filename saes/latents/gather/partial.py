@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ...io import read_json, read_tensors, write_json, write_tensors
+from ...io import is_temporary, read_json, read_tensors, write_json, write_tensors
 from .stats import FeatureStats
 
 SETTINGS, STATE, MANIFEST = "unfinished.json", "state.safetensors", "manifest.json"
@@ -39,15 +39,16 @@ class Partial:
 
     def __init__(self, folder: Path, settings: dict[str, Any], resume: bool):
         self.folder, self.is_done = folder, False
-        present = [path for path in folder.iterdir() if not path.name.startswith(".tmp-")] if folder.exists() else []
+        present = [path for path in folder.iterdir() if not is_temporary(path.name)] if folder.exists() else []
         if present and not (folder / SETTINGS).exists():
             raise UserError(f"expected an empty folder for the FeatureStore; {folder} has files; choose another")
         if present and resume:
             self._check(settings)
             self.is_done = (folder / MANIFEST).exists()
         if folder.exists():
-            for path in folder.glob(".tmp-*"):
-                path.unlink()
+            for path in list(folder.iterdir()):
+                if is_temporary(path.name):
+                    path.unlink()
         if self.is_done:
             self.remove()
             return
