@@ -119,12 +119,10 @@ def investigated(
 
 def opened(made_with: dict[str, Any], device: str | None) -> Workspace:
     """The workspace of some folders and model names."""
-    from ...saes import load_model
     from ..tools import Workspace
 
-    names = (made_with["model"], made_with["base"])
-    target, base = (None if name is None else load_model(name, device) for name in names)
-    return Workspace.open(made_with["folders"], model=target, base=base, text=made_with["text"])
+    names = {name: made_with[name] for name in ("model", "base", "text")}
+    return Workspace.open(made_with["folders"], **names, device=device)
 
 
 def replayed(folder: Path, device: str | None) -> Result:

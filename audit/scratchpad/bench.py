@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ...circuits import auroc
 from ...circuits.worlds.tools import one_thread
 from .check import check_scratchpad, states
 from .result import Scratchpad, plain
@@ -214,11 +215,7 @@ def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
     """P(a needed one scores higher than another) + P(tie) / 2; NaN scores count as the lowest, NaN without both kinds."""
     values = torch.tensor([-math.inf if math.isnan(score) else score for score in scores], dtype=torch.float64)
     mask = torch.tensor(labels, dtype=torch.bool)
-    a, b = values[mask], values[~mask]
-    if not len(a) or not len(b):
-        return math.nan
-    above = (a[:, None] > b[None]).double() + (a[:, None] == b[None]).double() / 2
-    return float(above.mean())
+    return auroc(values, mask) if mask.any() and not mask.all() else math.nan
 
 
 def _area(items: Sequence[Item], method: str, seed: int) -> tuple[float, float, float]:

@@ -94,12 +94,10 @@ def _session(
     out: Path | None,
     device: str | None,
 ) -> Session:
-    from ...saes import load_model
     from ..tools import Budget, Session, Workspace
 
     allowed = Budget(*budget)
-    target, other = (None if name is None else load_model(name, device) for name in (model, base))
-    workspace = Workspace.open(folders, model=target, base=other, text=text)
+    workspace = Workspace.open(folders, model=model, base=base, text=text, device=device)
     return Session(workspace, seed, allowed, None if out is None else out / "transcript.jsonl")
 
 
