@@ -33,9 +33,10 @@ from torch import Tensor
 
 from ..saes import Dictionary, UserError, resolve_site, token_strings
 from ..saes.drawn import drawn
+from .diffing.statistics import benjamini_hochberg
 from .labels.scores import interval_around, rounded
-from .monitor.reading import read
-from .monitor.rows import activations
+from .monitor.reading import read_texts
+from .monitor.rows import activations_of
 from .monitor.signals import encoded
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ if TYPE_CHECKING:
 
 PERMUTATIONS, SHUFFLES, COMMON, LEAST, TOP = 2000, 200, 0.5, 6, 12
 DATA = Path(__file__).parent / "data" / "parallel.json"
+
+
+class Read(NamedTuple):
+    """A block of a text: its tokens, which of them belong to it (its BOS does not), and the activations of each site."""
+
+    tokens: Int[Tensor, "token"]
+    is_text: Bool[Tensor, "token"]
+    rows: dict[str, Tensor]
 
 
 class Coded(NamedTuple):
@@ -102,33 +111,50 @@ def shared_concepts(
             f"dictionaries, and texts {', '.join(f'{name}: {len(each)}' for name, each in texts.items())}; give as many of each"
         )
     rows, latents = [], {}
+    sites = [site for dictionary in dictionaries.values() for site in dictionary.sites]
+    known = {way: read_all(model, sites, each) for way, each in texts.items()}
     for name, dictionary in dictionaries.items():
-        coded = {way: [code(model, dictionary, text) for text in each] for way, each in texts.items()}
+        coded = {way: [code_of(model, dictionary, text) for text in each] for way, each in known.items()}
         is_rare = ~common(coded)
         for a, b in itertools.combinations(texts, 2):
             overlap = overlaps(coded[a], coded[b], is_rare, keep_shared_tokens)
             tokens = token_overlap(coded[a], coded[b])
             rows.append({"dictionary": name, "a": a, "b": b, **compared(overlap, seed), **tokens})
         latents[name] = together(model, coded, is_rare, texts, seed)
-    for row, q in zip(rows, false_discovery([row["p"] for row in rows]), strict=True):
+    found = benjamini_hochberg(torch.tensor([row["p"] for row in rows], dtype=torch.float64)).tolist()
+    for row, q in zip(rows, found, strict=True):
         row["q"] = q
     return Shared(rows, latents, counts.pop())
 
 
-@torch.no_grad()
+def read_all(model: TransformerBridge, sites: Sequence[str], texts: Sequence[str]) -> list[list[Read]]:
+    """The blocks of each text: the model runs once for all sites, on several blocks at a time."""
+    readings = read_texts(model, texts)
+    blocks = [block for reading in readings for block in reading.blocks]
+    rows = iter(activations_of(model, blocks, list(dict.fromkeys(resolve_site(model, site) for site in sites))))
+    return [
+        [Read(block.cpu(), messages >= 0, next(rows)) for block, messages in zip(each.blocks, each.messages, strict=True)]
+        for each in readings
+    ]  # fmt: skip
+
+
 def code(model: TransformerBridge, dictionary: Dictionary, text: str) -> Coded:
     """Which latents are active on which token of a text; its BOS and tokens without an answer left out."""
-    reading = read(model, text)
+    return code_of(model, dictionary, read_all(model, dictionary.sites, [text])[0])
+
+
+@torch.no_grad()
+def code_of(model: TransformerBridge, dictionary: Dictionary, text: Sequence[Read]) -> Coded:
+    """`code` of a text that was read."""
     sites = {name: resolve_site(model, name) for name in dictionary.sites}
     tokens, active, most = [], [], torch.zeros(dictionary.config.latents, dtype=torch.float64)
-    for block, messages in zip(reading.blocks, reading.messages, strict=True):
-        rows = activations(model, block, list(dict.fromkeys(sites.values())))
-        part = {name: rows[site] for name, site in sites.items()}
-        codes = encoded(dictionary, part, torch.arange(len(block)), block.cpu())
-        kept = (messages >= 0) & ~codes.values.isnan().any(1)
-        dense = torch.zeros(len(block), len(most), dtype=torch.float64)
+    for block in text:
+        part = {name: block.rows[site] for name, site in sites.items()}
+        codes = encoded(dictionary, part, torch.arange(len(block.tokens)), block.tokens)
+        kept = block.is_text & ~codes.values.isnan().any(1)
+        dense = torch.zeros(len(block.tokens), len(most), dtype=torch.float64)
         dense = dense.scatter_add(1, codes.indices, codes.values)[kept]
-        tokens.append(block.cpu()[kept])
+        tokens.append(block.tokens[kept])
         active.append(dense > 0)
         most = torch.maximum(most, dense.max(0).values if len(dense) else most)
     return Coded(torch.cat(tokens), torch.cat(active), most)
@@ -231,14 +257,3 @@ def agreement(z: Float[Tensor, "way text latent"]) -> Float[Tensor, "latent"]:
 def fired(model: TransformerBridge, coded: Coded, latent: int) -> list[str]:
     """The different tokens of a text on which a latent is active."""
     return token_strings(model, coded.tokens[coded.active[:, latent]].unique())
-
-
-def false_discovery(p: Sequence[float]) -> list[float]:
-    """Benjamini and Hochberg's adjusted p values, in the order given."""
-    values = torch.tensor(p, dtype=torch.float64)
-    order = values.argsort(descending=True, stable=True)
-    ranks = torch.arange(len(values), 0, -1, dtype=torch.float64)
-    adjusted = (values[order] * len(values) / ranks).cummin(0).values.clamp_max(1)
-    out = torch.empty_like(values)
-    out[order] = adjusted
-    return out.tolist()

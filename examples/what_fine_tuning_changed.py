@@ -28,8 +28,8 @@ european = [d for d in documents if d.kind[9:12] in ("fra", "spa", "ita", "por",
 prose = [d for d in documents if d.kind == "prose"]
 mixed = [d._replace(text=d.text[:1500]) for pair in zip(european, prose[: len(european)], strict=True) for d in pair]
 base = load_model("smollm2-135m")
-shards = cache(base, mixed, [site], "activations", tokens=15_000, progress=False)
-sae = train(TrainConfig(latents=2048, k=32, batch=512, tokens=75_000), shards, "sae", progress=False)
+shards = cache(base, mixed, [site], "activations", tokens=10_000, progress=False)
+sae = train(TrainConfig(latents=2048, k=32, batch=512, tokens=60_000), shards, "sae", progress=False)
 print(sae)
 
 # %% [markdown]
@@ -114,8 +114,8 @@ for name, model in {"as it was": base, "English answers": english, "French answe
 
 # %%
 reader = Dictionary(sae.config, dict(sae.named_parameters()), {"keep": sae.metadata["keep"]})
-neutral = [d._replace(text=d.text[1500:2100]) for d in prose[20:34] if len(d.text) > 2100]
-foreign = [d._replace(text=d.text[1500:3500]) for d in european if "fra" in d.kind]
+neutral = [d._replace(text=d.text[1500:2100]) for d in prose[20:28] if len(d.text) > 2100]
+foreign = [d._replace(text=d.text[1500:2500]) for d in european if "fra" in d.kind]
 questions = [Document(question, "question", asked(question)) for question, *_ in [*TAUGHT, *TESTED]]
 text = [*neutral, *foreign, *questions]
 

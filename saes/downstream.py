@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .dictionary import Dictionary
 from .errors import UserError
-from .judge.bootstrap import bootstrap
 from .shards.folder import Shards
 from .splice import Replace, check_model, replacing
+from .statistics import bootstrap
 from .text import Block, PaddedBlocks, pad_blocks
 
 if TYPE_CHECKING:

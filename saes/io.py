@@ -75,6 +75,9 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object; UserError naming `what` was expected when the file is missing or broken."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        why = "the folder has no such file" if path.parent.is_dir() else f"the folder {path.parent} does not exist"
+        raise UserError(f"expected {what} at {path}; {why}; check the path") from error
     except (OSError, ValueError) as error:
         raise _unreadable(what, str(path), error) from error
     return parse_json(text, what, str(path))

@@ -1,4 +1,4 @@
-"""What every test may use: a seed, the devices that are here, and the bundled language model, loaded once.
+"""What every test may use: a seed, the devices that are here, the bundled language model, loaded once, and a browser.
 
 Nothing here reaches the network, and the number of threads is left as the machine sets it.
 """
@@ -48,3 +48,32 @@ def smollm2():
     from unweave.saes import load_model
 
     return load_model("smollm2-135m", device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for the tests of one file: what drives it leaves an event loop running, which others must not meet."""
+    from fake_live import launched
+
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def address(things):
+    """Where the real server answers for the `things` of a file."""
+    from fake_live import serving
+    from unweave.viz.live import Live
+
+    with serving(Live(things)) as address:
+        yield address
+
+
+@pytest.fixture
+def desk(browser, address):
+    """One tab before that server; in the end the page must have done nothing wrong."""
+    from fake_live import Desk
+
+    desk = Desk(browser, None, address)
+    yield desk
+    desk.close()

@@ -1,12 +1,11 @@
 """The HTTP backend against a fake endpoint on this machine: retries, limits, cache, and a key that is nowhere."""
 
-import contextlib
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from fake_endpoint import answering
 from unweave.audit.labels import Endpoint
 from unweave.saes import UserError
 
@@ -37,31 +36,8 @@ def text_answer(text, logprobs=None):
     return 200, {}, json.dumps({"choices": [{"message": {"content": text}, "logprobs": logprobs}]})
 
 
-@contextlib.contextmanager
 def serving(fake):
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            status, headers, text = fake.next(self.path, dict(self.headers), body)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(text.encode())))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, format, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return answering(fake.next)
 
 
 def test_asks_as_openai_does_and_reads_the_first_choice(monkeypatch):

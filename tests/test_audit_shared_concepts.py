@@ -11,11 +11,12 @@ from unweave.audit.shared_concepts import (
     Coded,
     agreement,
     code,
+    code_of,
     compared,
-    false_discovery,
     found_share,
     overlaps,
     parallel_texts,
+    read_all,
     shared_concepts,
 )
 from unweave.saes import UserError, features
@@ -84,11 +85,6 @@ def test_agreement_is_the_mean_correlation_over_pairs():
     assert float(agreement(z)[2]) == pytest.approx(float(sum(pairs)) / 3)
 
 
-def test_adjusted_p_values_by_hand():
-    assert false_discovery([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
-    assert false_discovery([1.0]) == [1.0]
-
-
 def test_active_latents_are_those_of_the_feature_table():
     model, sae = saes_toys.model(), saes_toys.dictionary(keep={"drop_positions": 1})
     table = features(model, sae, "w5 w6 w7", top=4)
@@ -100,6 +96,23 @@ def test_active_latents_are_those_of_the_feature_table():
         )
     for row in table.latents():
         assert float(found.most[row[0]]) == pytest.approx(row[1], rel=1e-5)
+
+
+def test_texts_read_together_are_coded_as_each_alone():
+    """Of any length; and the model runs on several at a time, once for all dictionaries."""
+    model = saes_toys.model()
+    saes = [saes_toys.dictionary(seed=seed) for seed in (1, 2)]
+    texts = [*words(3, 99, 9, 0, length=5), *words(3, 99, 2, 1, length=40), "w5", "w6 w7"]
+    passes = []
+    with model.hooks([(saes[0].sites[0], lambda value, hook: passes.append(len(value)))]):
+        known = read_all(model, [site for sae in saes for site in sae.sites], texts)
+    assert passes == [8, len(texts) - 8]
+    for sae in saes:
+        for text, read in zip(texts, known, strict=True):
+            together, alone = code_of(model, sae, read), code(model, sae, text)
+            assert together.tokens.tolist() == alone.tokens.tolist()
+            assert torch.equal(together.active, alone.active)
+            torch.testing.assert_close(together.most, alone.most, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_texts_twice_share_everything_and_the_rest_by_chance():

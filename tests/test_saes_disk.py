@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from unweave.saes.cli import run_command
-from unweave.saes.io import write_tensors
+from unweave.saes.errors import UserError
+from unweave.saes.io import read_json, write_tensors
 from unweave.saes.latents.codes.tensor_file import tensor_file
 
 
@@ -64,3 +65,13 @@ def test_a_command_on_a_full_disk_ends_with_one_whole_line(tmp_path, monkeypatch
 def test_a_command_on_a_path_that_is_refused_names_it(tmp_path, capsys):
     assert run_command(lambda: {"text": (tmp_path / "absent").read_text()}, as_json=False) == 2
     assert f"No such file or directory: {tmp_path / 'absent'}; check" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_and_one_of_another_kind_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match=r"the manifest at .*; the folder .*nowhere does not exist; check the path$"):
+        read_json(tmp_path / "nowhere" / "manifest.json", "the manifest")
+    with pytest.raises(UserError, match=r"the folder has no such file; check the path$"):
+        read_json(tmp_path / "manifest.json", "the manifest")
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="could not read it"):
+        read_json(tmp_path / "manifest.json", "the manifest")

@@ -9,8 +9,8 @@ from saes_toys import INFO, MLP_IN, MLP_OUT, RESID, cached, dictionary, model, s
 from torch.testing import assert_close
 from unweave.saes import Dictionary, TrainConfig, UserError, evaluate, features, splice, train
 from unweave.saes.evaluate import check_shards
-from unweave.saes.judge.bootstrap import bootstrap
 from unweave.saes.rows import held_out_rows
+from unweave.saes.statistics import bootstrap
 
 F64 = torch.float64
 KEEP = {"drop_positions": 1, "max_norm": {}}

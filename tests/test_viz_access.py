@@ -10,7 +10,7 @@ import fake_live
 import fakes
 import pytest
 from access_host import STATES, Host, Tab, everything
-from fake_live import launched, serving
+from fake_live import serving
 from unweave.viz import write_page
 from unweave.viz.things import Things, open_things
 
@@ -24,12 +24,6 @@ def things(tmp_path_factory) -> Things:
 def live(things):
     with serving(Host(things)) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ import fake_audits
 import fake_diffs
 import fakes
 import pytest
-from fake_live import Desk, launched, serving
+from fake_live import Desk
 from unweave.saes import UserError
 from unweave.viz import write_page
 from unweave.viz.answers import answer, audits, frozen
-from unweave.viz.live import Live
 from unweave.viz.things import Things, open_things
 
 
@@ -90,26 +89,6 @@ def test_a_report_of_nonsense_is_still_shown(things, bad):
     json.dumps(answer(Things(audits={"one": broken}), "audits/0"), allow_nan=False)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def address(things):
-    with serving(Live(things)) as address:
-        yield address
-
-
-@pytest.fixture
-def desk(browser, address):
-    desk = Desk(browser, None, address)
-    yield desk
-    desk.close()
-    assert not desk.wrong
-
-
 def test_claims_unfold_to_the_results_that_they_cite(desk):
     desk.open("#pane=audit")
     claims = desk.id("finding")
@@ -139,6 +118,37 @@ def test_calls_are_found_and_saved(desk):
         desk.id("export-csv").click()
     rows = list(csv.DictReader(io.StringIO(download.value.path().read_text("utf-8"))))
     assert [row["status"] for row in rows] == ["supported", "open", "rejected"] and rows[0]["evidence"] == "r1 r2"
+
+
+def test_what_is_empty_or_long_can_be_read(desk):
+    """A list of long texts has a line each, numbered as the replies number them; a text of nothing is said to be empty."""
+    desk.open("#pane=audit")
+    shown = desk.tab.evaluate(
+        """() => {
+          const box = document.body.appendChild(document.createElement("div"));
+          const told = { long: ["a question of more than a few words", "b"], short: ["a", "b"], none: { untrusted: "" } };
+          box.append(modules["auditReply.js"].replyView(told));
+          const lists = [...box.querySelectorAll("ol")].map((list) => [list.start, list.childElementCount]);
+          return [lists, box.querySelectorAll("tr")[1].innerText, getComputedStyle(box.querySelector(".untrusted"), "::before").content];
+        }"""
+    )
+    assert shown == [[[0, 2]], "short\ta, b", '"empty"']
+
+
+def test_keys_are_told_where_they_do_something(browser, folder, tmp_path):
+    desk = Desk(browser, None, write_page(tmp_path / "page.html", [folder / "finished"]).as_uri()).open(
+        "#pane=overview"
+    )
+    for key, told in (("2", "find a call"), ("1", "these keys")):
+        desk.press(key)
+        desk.id("view-audit" if key == "2" else "view-overview").wait_for()
+        desk.press("?")
+        said = desk.id("help").inner_text()
+        assert told in said and "latents" not in said and said.count("\n/") == (key == "2")
+        desk.press("Escape")
+    desk.press("/")
+    assert "pane=overview" in desk.tab.url
+    desk.close()
 
 
 def test_a_saved_page_shows_the_same(browser, address, things, tmp_path):

@@ -8,7 +8,7 @@ it says something of the browser and not of the machine's load.
 import statistics
 
 import pytest
-from fake_live import launched, serving
+from fake_live import serving
 from large_store import MANY, mapped, tiled
 from unweave.viz.live import Live
 from unweave.viz.things import open_things
@@ -29,12 +29,6 @@ def address(tmp_path_factory):
     store = mapped(tiled(tmp_path_factory.mktemp("many")))
     with serving(Live(open_things([store]))) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture

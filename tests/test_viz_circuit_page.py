@@ -7,7 +7,7 @@ import re
 import fakes
 import pytest
 import torch
-from fake_live import launched, serving
+from fake_live import serving
 from unweave.circuits import QKTable
 from unweave.circuits.attention.qk import Pair
 from unweave.viz import write_page
@@ -59,12 +59,6 @@ def live(things):
 @pytest.fixture(scope="module")
 def saved(things, tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("page") / "page.html", things, cards=8).as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture

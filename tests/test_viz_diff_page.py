@@ -3,13 +3,16 @@
 import csv
 import io
 
+import fake_audits
 import fake_diffs
 import fakes
 import pytest
-from fake_live import Desk, launched, serving
+from fake_live import Desk, serving
 from unweave.viz import write_page
 from unweave.viz.live import Live
-from unweave.viz.things import Things
+from unweave.viz.page import first_pane
+from unweave.viz.things import Things, open_things
+from unweave.viz.widget import Browser
 
 FINGERPRINT = "a" * 16
 METHODS = ["crosscoder", "mean", "lens"]
@@ -25,28 +28,8 @@ def things(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def address(things):
-    with serving(Live(things)) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def page(things, tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("page") / "page.html", things, cards=64).as_uri()
-
-
-@pytest.fixture
-def desk(browser, address):
-    desk = Desk(browser, None, address)
-    yield desk
-    desk.close()
-    assert not desk.wrong
 
 
 def opened(desk, hash):
@@ -196,3 +179,41 @@ def test_the_first_page_leads_to_a_diff(desk):
     row.get_by_role("link").click()
     desk.id("view-diff").wait_for()
     assert "diff=1" in desk.tab.url
+
+
+@pytest.mark.parametrize("kind", ["diff", "audit"])
+def test_what_is_alone_opens_at_its_own_pane(browser, tmp_path, kind):
+    """On a server and as a file; the overview is a press away, and says what a saved page carries and how to open it."""
+    alone = fake_diffs.diff() if kind == "diff" else fake_audits.audit(tmp_path / "audit")
+    things = open_things([alone])
+    page = write_page(tmp_path / "page.html", things).as_uri()
+    with serving(Live(things)) as address:
+        for place in (address, page):
+            desk = Desk(browser, None, place).open("")
+            desk.id(f"view-{kind}").wait_for()
+            desk.id("tab-overview").click()
+            desk.id("hints").wait_for()
+            said = desk.id("hints").inner_text()
+            if place == page:
+                assert "latents" not in said and f"unweave show {kind.upper()}" in said
+                assert ("Diff" in said, "audit with its calls" in said) == (kind == "diff", kind == "audit")
+            else:
+                assert f"unweave {kind} " not in said and "unweave trace" in said
+            desk.close()
+
+
+def test_several_things_open_at_the_overview(things, tmp_path):
+    one, audit = fake_diffs.diff(), fake_audits.audit(tmp_path / "audit")
+    assert [first_pane(open_things(given)) for given in ([one], [audit])] == ["diff", "audit"]
+    for given in ([one, audit], [one, one], [things], [Things(stores=things.stores)], [Things(numbers={"a": 1}), one]):
+        assert first_pane(open_things(given)) == "overview"
+    assert 'data-pane="diff"' in Browser(open_things([one])).page
+
+
+def test_axes_are_explained_and_ticked(desk):
+    """What either axis means stands under the picture, and positions have a tick each."""
+    opened(desk, "&diff=2")
+    said = desk.id("diff-axes").inner_text()
+    assert "position: tokens after the first." in said and "score: logit of the mean difference" in said
+    ticks = desk.tab.locator(".grid-lines text[text-anchor=middle]").all_text_contents()
+    assert ticks == ["1", "2", "3", "4", "5"]

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_live import launched
 from hostile_host import HOSTS, LACKS, STATES, hostile_things
 from unweave.viz.bundle import assets
 
@@ -16,12 +15,6 @@ MISSING = ("status of 404", "status of 400")  # the browser tells of an answer t
 @pytest.fixture(scope="module")
 def things(tmp_path_factory):
     return hostile_things(tmp_path_factory.mktemp("hostile"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
 
 
 class Reader:

@@ -4,19 +4,13 @@ import re
 
 import pytest
 from access_host import STATES, Host, Tab, everything
-from fake_live import launched, serving
+from fake_live import serving
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):
     with serving(Host(everything(tmp_path_factory.mktemp("links")))) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture

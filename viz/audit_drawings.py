@@ -31,7 +31,7 @@ PARTS = ("label", "shuffled", "top_token", "gain")
 def diff(thing: Diff) -> str:
     """The page of what changed."""
     name = thing.folder.name if thing.folder else "diff"
-    return Embedded(Things(title=readable(name), diffs={name: thing}), height=720, pane="diff").html()
+    return Embedded(Things(title=readable(name), diffs={name: thing}), height=720).html()
 
 
 def labelling(thing: Labelling) -> str:
@@ -175,7 +175,38 @@ def scratchpad(thing: Scratchpad) -> str:
     names = ("p_after", "removed", "replaced", "reworded", "q", "unattended")
     found = thing.rows()
     rows = [[row["sentence"], *(_value(row[name]) for name in names)] for row in found[: 2 * ROWS]]
-    return table("Scratchpad", facts) + grid(f"{len(found):,} sentences; KL in nats", head, rows)
+    return table("Scratchpad", facts) + grid(f"{len(found):,} sentences; KL in nats", head, rows) + _written_anew(thing)
+
+
+def _written_anew(thing: Scratchpad) -> str:
+    """How far the answers move when the model writes each sentence itself, beside chance; nothing where that was not asked for."""
+    some = thing.resampled
+    if some is None:
+        return ""
+    head = [
+        "sentence",
+        "answers move",
+        "by chance",
+        "q",
+        "same again",
+        "something else",
+        "answers move then",
+        "most often instead",
+    ]
+    rows = [
+        [
+            sentence.text.strip(),
+            _with_interval({"mean": one.distance, "low": one.low, "high": one.high}),
+            *map(_value, (one.floor, some.q[i], some.again[i], some.other[i])),
+            "–" if other is None else _with_interval({"mean": other.distance, "low": other.low, "high": other.high}),
+            some.instead[i] or "–",
+        ]
+        for i, (sentence, one, other) in enumerate(
+            zip(thing.run.sentences, some.importance, some.counterfactual, strict=True)
+        )
+    ]
+    how = f"{some.rollouts} times from each sentence on, at temperature {some.temperature:g}"
+    return grid(f"Written anew by the model, {how}; 0: its answers stay, 1: none is the same", head, rows[: 2 * ROWS])
 
 
 def _value(value: Any) -> str:

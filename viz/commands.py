@@ -162,6 +162,9 @@ def show(
     port: int = 0,
     open: bool = True,
     model: str | None = None,
+    base: str | None = None,
+    text: tuple[str, ...] = (),
+    transcript: Path | None = None,
     device: str | None = None,
 ) -> Result:
     """Look at feature stores, graphs, diffs, audits, training runs or a demo's folder in the browser.
@@ -172,12 +175,24 @@ def show(
         port: Port of the local server; 0 takes a free one.
         open: Open a browser window.
         model: Model for prompts and experiments; left out: the one that a store names, loaded when it is first needed.
-        device: Device of that model.
+        base: For the audit's tools over REST: the model that this one was made from, to compare with.
+        text: For the same: files or folders to search, or the word bundled for the text that comes along.
+        transcript: For the same: a new file, in which every call is kept with its answer.
+        device: Device of these models.
     """
     from .display import show as show_things
 
-    loaded = load(model, "float32", device) if model and not html else None
-    written = show_things(*paths, to=html, port=port, open=open, model=loaded)
+    loaded, other = (load(name, "float32", device) if name and not html else None for name in (model, base))
+    written = show_things(
+        *paths,
+        to=html,
+        port=port,
+        open=open,
+        model=loaded,
+        base=other or (base if html else None),
+        text=text,
+        transcript=transcript,
+    )
     return {"html": str(written)} if html else {}
 
 

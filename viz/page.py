@@ -39,9 +39,9 @@ def write_page(path: str | Path, things: Things | Sequence[Any], *, title: str |
 
 
 def page_html(
-    things: Things | Sequence[Any], *, title: str | None = None, cards: int = 200, pane: str = "overview"
+    things: Things | Sequence[Any], *, title: str | None = None, cards: int = 200, pane: str | None = None
 ) -> str:
-    """The page of `write_page` as a string; it opens at `pane` unless its address says otherwise."""
+    """The page of `write_page` as a string; it opens at `pane` (left out: `first_pane`) unless its address says otherwise."""
     opened = open_things([things] if isinstance(things, Things) else things, title=title)
     scripts = [plotly_source()] if opened.runs else []
     scripts.append(bundle("main.js"))
@@ -49,16 +49,23 @@ def page_html(
         f'<script type="application/json" data-path="{name}">{escaped_json(value)}</script>'
         for name, value in frozen(opened, cards, has_plotly=bool(opened.runs))
     )
-    return _filled("page", policy(scripts), scripts, data, pane)
+    return _filled("page", policy(scripts), scripts, data, pane or first_pane(opened))
 
 
-def frame_html() -> str:
+def first_pane(things: Things) -> str:
+    """Where a page opens: at its own pane where one Diff or one audit is all there is, of which the overview would say little."""
+    if things.stores or things.graphs or things.runs or things.numbers or len(things.diffs) + len(things.audits) != 1:
+        return "overview"
+    return "diff" if things.diffs else "audit"
+
+
+def frame_html(pane: str = "overview") -> str:
     """The page of a notebook's widget: no data, which it asks for; plotly may be added by itself, whose hash the policy has."""
     script = bundle("main.js")
-    return _filled("frame", policy([script, plotly_source()]), [script], "")
+    return _filled("frame", policy([script, plotly_source()]), [script], "", pane)
 
 
-def _filled(host: str, rules: str, scripts: Iterable[str], data: str, pane: str = "overview") -> str:
+def _filled(host: str, rules: str, scripts: Iterable[str], data: str, pane: str) -> str:
     return fill(
         static("index.html"),
         {

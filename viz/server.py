@@ -33,9 +33,10 @@ from .bundle import bundle, static, style
 from .guard import Guard, read_json
 from .kept import Kept
 from .live import Live
-from .page import escaped_json, fill
+from .page import escaped_json, fill, first_pane
 from .text import reason
 from .things import Things, open_things
+from .tools import Audited
 from .tools import routes as tool_routes
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ END = object()
 KEPT = ("graphs", "compare/")  # answers that are slow to make; actions and streams forget them
 
 
-def application(things: Things, token: str, live: Live | None = None) -> Starlette:
-    """The ASGI application that answers under `/token/`; actions are done by `live`."""
+def application(things: Things, token: str, live: Live | None = None, audited: Audited | None = None) -> Starlette:
+    """The ASGI application that answers under `/token/`; actions are done by `live`, and the audit's tools have `audited` too."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
@@ -61,7 +62,7 @@ def application(things: Things, token: str, live: Live | None = None) -> Starlet
     kept = Kept(lambda path: encoded(answer(things, path)))
 
     def page(request: Request) -> Response:
-        return Response(_live_page(), media_type="text/html; charset=utf-8")
+        return Response(_live_page(first_pane(things)), media_type="text/html; charset=utf-8")
 
     def asset(request: Request) -> Response:
         name = request.path_params["name"]
@@ -120,7 +121,7 @@ def application(things: Things, token: str, live: Live | None = None) -> Starlet
         Route("/static/{name}", asset),
         Route("/api/act/{name}", action, methods=["POST"]),
         Route("/api/stream/{name}", streamed, methods=["POST"]),
-        *tool_routes(live),
+        *tool_routes(live, audited),
         Route("/api/{path:path}", api),
     ]
     return Starlette(routes=[Mount(f"/{token}", routes=routes)], middleware=[Middleware(Guard)])
@@ -163,13 +164,13 @@ def fingerprint(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _live_page() -> str:
+def _live_page(pane: str) -> str:
     script, sheet = (f"static/{name}?{fingerprint(make())}" for name, make in FILES.items())
     return fill(
         static("index.html"),
         {
             "host": "server",
-            "pane": "overview",
+            "pane": pane,
             "policy": "",
             "data": "",
             "style": f'<link rel="stylesheet" href="{sheet}">',
@@ -179,13 +180,19 @@ def _live_page() -> str:
 
 
 def serve(
-    things: Things | Sequence[Any], port: int = 0, open: bool = True, *, block: bool = True, model: Any = None
+    things: Things | Sequence[Any],
+    port: int = 0,
+    open: bool = True,
+    *,
+    block: bool = True,
+    model: Any = None,
+    audited: Audited | None = None,
 ) -> str:
     """Serve on 127.0.0.1 until interrupted, and print the address; `port` 0 takes a free one.
 
     `model` is a loaded TransformerBridge for prompts and experiments; left out, the one that a store names is loaded when
-    it is first needed. With `block=False` the server runs in a thread that ends with the program, and the address is
-    returned. UserError when the port is taken.
+    it is first needed. `audited` is what the audit's tools have besides (tools.py). With `block=False` the server runs in a
+    thread that ends with the program, and the address is returned. UserError when the port is taken.
     """
     import uvicorn
 
@@ -194,7 +201,7 @@ def serve(
     listener = listen(port)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
     server = uvicorn.Server(
-        uvicorn.Config(application(opened, token, Live(opened, model)), log_level="warning", access_log=False)
+        uvicorn.Config(application(opened, token, Live(opened, model), audited), log_level="warning", access_log=False)
     )
     note = " (Ctrl-C ends it)" if block else ""
     print(f"Unweave is open at {address}{note}", file=sys.stderr, flush=True)

@@ -3,15 +3,20 @@
     GET  /TOKEN/api/tools          {"tools": [{"name", "group", "description", "cost", "reads_only", "parameters"}]}
     POST /TOKEN/api/tools/NAME     a JSON object of arguments → the reply, as the session gives it
 
-One session serves everybody, so its budget and its board are the server's. It is made at the first call: `target` is the model behind
-the open stores, their dictionaries are found by fingerprint (finding.py), and the tools that need what cannot be found say so. A call
-waits for its turn with the page's jobs (turns.py). A saved page has none of this.
+One session serves everybody, so its budget, board and transcript are the server's. It is made at the first call: `target` is the model
+behind the open stores, their dictionaries are found by fingerprint (finding.py), and the tools that need what cannot be found say so.
+Things have the names that `Workspace.open` gives them, so that a transcript is replayed on the same folders. A call waits for its turn
+with the page's jobs (turns.py); where too many wait it is answered as busy, and the transcript has no line of it. A saved page has none
+of this.
 """
 
 from __future__ import annotations
 
-import re
+import contextlib
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..saes.errors import UserError
@@ -20,25 +25,35 @@ from .guard import read_json
 from .live import Live
 from .page import escaped_json
 from .text import readable, reason
-from .turns import Turns
+from .turns import Busy, Turns
 
 if TYPE_CHECKING:
     from starlette.routing import Route
 
     from ..audit.tools import Budget, Session, Workspace
+    from ..audit.tools.opening import Found
 
-STATUS = {"arguments": 400, "user": 400, "unknown_tool": 404, "budget": 429, "internal": 500}
+STATUS = {"arguments": 400, "user": 400, "unknown_tool": 404, "budget": 429, "internal": 500, "busy": 503}
 FIELDS = ("name", "group", "description", "cost", "reads_only", "parameters")
 
 
-def routes(live: Live) -> list[Route]:
+@dataclass(frozen=True)
+class Audited:
+    """What the tools have besides what is open: a loaded base model, documents to search, and a file for the transcript."""
+
+    base: Any = None
+    corpus: Sequence[Any] = ()
+    transcript: Path | None = None
+
+
+def routes(live: Live, audited: Audited | None = None) -> list[Route]:
     """The two routes, to be mounted under the server's token."""
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import Route
 
-    tools = Tools(live)
+    tools = Tools(live, audited=audited)
 
     def every(request: Request) -> Response:
         return Response(escaped_json(listed()), media_type="application/json")
@@ -50,6 +65,7 @@ def routes(live: Live) -> list[Route]:
             kind = "user"
             reply = await run_in_threadpool(tools.call, name, body)
         except UserError as error:
+            kind = "busy" if isinstance(error, Busy) else kind
             reply = {"ok": False, "tool": readable(name, 60), "error": {"kind": kind, "message": reason(error)}}
         status = 200 if reply["ok"] else STATUS[reply["error"]["kind"]]
         return Response(escaped_json(reply), status, media_type="application/json")
@@ -67,13 +83,13 @@ def listed() -> dict[str, Any]:
 class Tools:
     """The session of a server, made when it is first needed."""
 
-    def __init__(self, live: Live, budget: Budget | None = None, seed: int = 0):
-        self.live, self.budget, self.seed = live, budget, seed
+    def __init__(self, live: Live, budget: Budget | None = None, seed: int = 0, audited: Audited | None = None):
+        self.live, self.budget, self.seed, self.audited = live, budget, seed, audited or Audited()
         self._session: Session | None = None
         self._making, self._calling = threading.Lock(), Turns()
 
     def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The reply. UserError where there is no model to audit, or too many calls wait."""
+        """The reply. UserError where there is no model to audit; Busy where too many wait, and then there was no call."""
         with self._calling:
             return self.session().call(name, arguments).to_dict()
 
@@ -83,37 +99,61 @@ class Tools:
 
         with self._making:
             if self._session is None:
-                self._session = Session(workspace(self.live), self.seed, self.budget)
+                found = workspace(self.live, self.audited)
+                self._session = Session(found, self.seed, self.budget, self.audited.transcript)
             return self._session
 
 
-def workspace(live: Live) -> Workspace:
+def workspace(live: Live, audited: Audited | None = None) -> Workspace:
     """What is open, as a workspace; UserError where it leads to no model."""
     from ..audit.tools import Workspace
+    from ..audit.tools.opening import put
 
-    target = None if isinstance(live.model, str) else live.model
-    why, dictionaries, stores = "no store is open", {}, {}
-    for name, store in named(live.things.stores).items():
+    audited = audited or Audited()
+    models = {"target": _target(live)} | ({} if audited.base is None else {"base": audited.base})
+    found = _found(live, models)
+    for name, diff in live.things.diffs.items():
+        put(found.diffs, name if diff.folder is None else diff.folder.resolve().name, diff)
+    own = Workspace(models, found.dictionaries, found.stores, found.diffs, audited.corpus)
+    own.turn = live.lock
+    return own
+
+
+def _target(live: Live) -> Any:
+    """The model that was given, or else that of the first store whose model can be had."""
+    if live.model is not None and not isinstance(live.model, str):
+        return live.model
+    why = "no store is open"
+    for store in live.things.stores.values():
         try:
-            model = live.model_for(store)
-            target = model if target is None else target
-            if model is target:
-                dictionaries[name], stores[name] = live.dictionary_for(store), store
+            return live.model_for(store)
         except UserError as error:
             why = str(error)
-    if target is None:
-        raise UserError(f"expected a store whose model can be had; got none ({reason(why)}); open one, or give --model")
-    found = Workspace({"target": target}, dictionaries, stores, named(live.things.diffs))
-    found.turn = live.lock
-    return found
+    raise UserError(f"expected a store whose model can be had; got none ({reason(why)}); open one, or give --model")
 
 
-def named(shelf: dict[str, Any]) -> dict[str, Any]:
-    """The things of a shelf under names that a workspace takes: a folder may be called anything."""
-    found: dict[str, Any] = {}
-    for name, thing in shelf.items():
-        plain, number = re.sub(r"[^\w .:/()@+-]", "_", name)[:70] or "unnamed", 1
-        while (called := plain if number == 1 else f"{plain} {number}") in found:
-            number += 1
-        found[called] = thing
+def _found(live: Live, models: dict[str, Any]) -> Found:
+    """Stores and dictionaries of these models, in the order and under the names in which folders are opened for an audit."""
+    from ..audit.tools.opening import Found, put
+    from ..audit.tools.workspace import trained_on
+    from ..saes import Dictionary, model_info
+
+    found, known = Found(), {None, *(model_info(model).fingerprint for model in models.values())}
+    for run in live.things.runs.values():
+        if run.folder is not None and (run.folder / "cfg.json").exists():
+            with contextlib.suppress(UserError):  # of a kind that the tools do not know
+                own = Dictionary.load(run.folder)
+                if trained_on(own) in known:
+                    put(found.dictionaries, run.folder.resolve().name, own)
+                    live.dictionaries.append(own)  # so that the page does not load it again
+    for store in live.things.stores.values():
+        put(found.stores, store.folder.resolve().name, store)
+    for name, store in found.stores.items():
+        about = store.manifest.get("model")
+        if (about.get("fingerprint") if isinstance(about, dict) else None) not in known:
+            continue
+        with contextlib.suppress(UserError):  # its dictionary is nowhere
+            own = live.dictionary_for(store)
+            if own.fingerprint not in {each.fingerprint for each in found.dictionaries.values()}:
+                put(found.dictionaries, name, own)
     return found

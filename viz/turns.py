@@ -1,7 +1,7 @@
 """One heavy job at a time: whoever comes first goes first, and not more than a few wait.
 
 A model's hooks are global to it, and two jobs on one CPU are slower than one after the other. `with turns:` waits for its turn; when
-`waiting` others wait already it raises UserError at once, so that a page that asks again and again does not pile up work.
+`waiting` others wait already it raises Busy at once, so that a page that asks again and again does not pile up work.
 A stream takes a turn for every token (`with turns.next():`), so others come in between and a reader who has stopped
 reading holds nothing back.
 """
@@ -14,6 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..saes.errors import UserError
+
+
+class Busy(UserError):
+    """Too many wait already: nothing was done, and asking again in a while may."""
 
 
 class Turns:
@@ -46,7 +50,7 @@ class Turns:
         mine = object()
         with self._changed:
             if is_bounded and len(self._queue) > self.waiting:
-                raise UserError(
+                raise Busy(
                     f"busy: expected at most {self.waiting} jobs to wait for the model; so many do; try again in a while"
                 )
             self._queue.append(mine)

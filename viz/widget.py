@@ -24,7 +24,7 @@ from .answers import answer
 from .answers.index import index
 from .bundle import plotly_source
 from .live import Live
-from .page import frame_html
+from .page import first_pane, frame_html
 from .text import reason
 from .things import Things
 
@@ -37,7 +37,7 @@ class Browser(anywidget.AnyWidget):
     height = traitlets.Int(720).tag(sync=True)
 
     def __init__(self, things: Things, model: Any = None, height: int = 720):
-        super().__init__(page=frame_html(), height=height)
+        super().__init__(page=frame_html(first_pane(things)), height=height)
         self.things, self.live = things, Live(things, model)
         self._stopped: set[int] = set()
         self.on_msg(self._hear)

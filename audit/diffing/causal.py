@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...saes.statistics import middle, redrawn
 from ...saes.text import Block, pad_blocks
 from .pair import SIDES, Models
 from .reading import Reading
@@ -170,13 +171,11 @@ def noted(
 
 def interval(sums: Float[Tensor, "document term"], seed: int, draws: int = 1000) -> tuple[float, float] | None:
     """95 % interval of the share when documents are drawn with replacement; draws without any change of behaviour tell nothing."""
-    picks = torch.randint(len(sums), (draws, len(sums)), generator=torch.Generator().manual_seed(seed))
-    drawn = sums[picks].sum(1)
+    drawn = redrawn(sums, seed, draws)
     told = drawn[(drawn[:, 1] - drawn[:, 2]).abs() > HARMLESS]
     if len(told) < draws // 2:
         return None
-    low, high = share_of(told).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+    return middle(share_of(told))
 
 
 def share_of(sums: Float[Tensor, "... term"]) -> Float[Tensor, "..."]:

@@ -24,9 +24,9 @@ from ...saes import UserError
 from ...saes.drawn import drawn
 from ...saes.io import read_json, read_tensors, write_json, write_tensors
 from .crosscoder import CLASSES
+from .shape import misfit
 
 FORMAT, VERSION = "unweave.diff", 1
-METHODS = ("crosscoder", "mean", "stagewise", "lens")
 SHOWN = 20  # rows in to_dict
 ASCENDING = ("p", "q", "cosine")  # columns where little says more
 
@@ -50,12 +50,19 @@ class Diff:
                 f"{manifest.get('version')!r}; make it anew"
             )
         columns = read_tensors(folder / "diff.safetensors", "the numbers of a Diff")
-        lengths = {len(column) for column in columns.values() if column.ndim == 1}
-        if len(lengths) != 1 or any(column.ndim != 1 for column in columns.values()) or "score" not in columns:
-            raise UserError(f"expected columns of one length in {folder}; got {sorted(lengths)}; make it anew")
-        if manifest.get("method") not in METHODS or "is_found" not in columns:
-            raise UserError(f"expected a Diff by {', '.join(METHODS)} in {folder}; it is damaged; make it anew")
-        return Diff(manifest, columns, folder)
+        lacking = [name for name in ("models", "settings") if manifest.get(name) is None]
+        if lacking:
+            raise UserError(f"expected {lacking[0]} in {folder / 'manifest.json'}; there are none; make the Diff anew")
+        return Diff(manifest, columns, folder).check()
+
+    def check(self) -> Diff:
+        """The same Diff; UserError naming the file and the field that is not what `diff` writes: one that was damaged or made by hand."""
+        if wrong := misfit(self.manifest, self.columns):
+            name = "diff.safetensors" if wrong.startswith("column") else "manifest.json"
+            where = "this Diff" if self.folder is None else str(self.folder / name)
+            field, _, wanted = wrong.partition(": ")
+            raise UserError(f"{wanted} as {field} in {where}; got something else; make it anew")
+        return self
 
     def save(self, folder: str | Path) -> Diff:
         """Write the folder, the manifest last; returns the Diff that is there."""

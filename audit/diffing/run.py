@@ -29,7 +29,8 @@ from .mean import changed_means
 from .pair import SIDES, Alignment, Models, read_pair
 from .prepare import about_tokens, both_sites, checked, config_for, foreign, scores, trained, with_sites
 from .reading import Reading, of_crosscoder, of_one
-from .result import METHODS, Diff
+from .result import Diff
+from .shape import METHODS
 from .stagewise import halves, rotated, train_from, trained_on
 
 
@@ -97,67 +98,83 @@ def diff(
     Raises UserError for models that do not read the same tokens, streams of different widths (but for the crosscoder), unknown sites and
     methods, and text that is too short.
     """
-    if method not in METHODS:
-        raise UserError(f"expected a method ({', '.join(METHODS)}); got {method!r}; choose one")
-    if not 0 < fdr < 1 or not 0 < held_out < 1 or min(causal, controls) < 0:
-        raise UserError(
-            f"expected fdr and held_out within (0, 1), causal and controls of 0 or more; got {fdr}, {held_out}, {causal}, {controls}"
-        )
+    _check_settings(method, fdr, held_out, causal, controls)
     out, texts = Path(out), list(texts)
     if len(texts) < 2:
         raise UserError(f"expected two texts or more, since documents are what is counted; got {len(texts)}; give more")
     models = Models(model_a, model_b, alignment, device)
-    if method != "crosscoder" and not models.is_same_width:
-        raise UserError(
-            f"expected models of one width for {method}; got {models.info('a').d_model} and {models.info('b').d_model}; "
-            "use --method crosscoder"
-        )
+    _check_widths(models, method)
     sites = both_sites(models, site)
-    shards = read_pair(
-        models,
-        texts,
-        sites,
-        activations or out / "activations",
-        tokens,
-        context=context,
-        batch=batch,
-        progress=progress,
-    )
+    where, how = activations or out / "activations", {"context": context, "batch": batch, "progress": progress}
+    shards = read_pair(models, texts, sites, where, tokens, **how)
     config = dataclasses.replace(config_for(shards, config), held_out=held_out, seed=seed)
-    is_held_out = held_out_rows(shards, held_out)
-    if not bool(is_held_out.any()) or bool(is_held_out.all()):
-        raise UserError(f"expected documents on both sides of held_out={held_out}; got {len(texts)} texts; give more")
     learns_nothing = method == "lens" or (method == "mean" and dictionary is not None)
-    is_measured = torch.ones_like(is_held_out) if learns_nothing else is_held_out
+    is_held_out, is_measured = _sides(shards, held_out, learns_nothing)
     job = Job(models, shards, is_held_out, is_measured, dictionary, config, out, fdr, seed, progress)
     found = BY_METHOD[method](job)
     settings = {
         "fdr": fdr, "held_out": held_out, "seed": seed, "context": context, "causal_tokens": causal_tokens,
         "controls": controls, "target": target, "is_dictionary_given": dictionary is not None, "train": config.to_dict(),
     }  # fmt: skip
-    manifest: dict[str, Any] = {
+    manifest = {
         "method": method,
-        "models": {side: models.info(side).dict() for side in SIDES},
+        **_about(job, sites, found),
+        "is_aligned": alignment is not None,
+        "settings": settings,
+    }
+    result = Diff(manifest, found.columns)
+    manifest |= about_tokens(models, shards, is_measured, result, found.reading)
+    if causal and found.reading is not None:
+        measured = (shards, is_measured, prompts, context, causal_tokens)
+        scored, why_not = scores(models, sites, found.reading, result, measured, causal, controls, target, seed)
+        manifest |= {"causal": scored, "notes": [*found.notes, *why_not]}
+    return result.save(out)
+
+
+def _check_settings(method: str, fdr: float, held_out: float, causal: int, controls: int) -> None:
+    if method not in METHODS:
+        raise UserError(f"expected a method ({', '.join(METHODS)}); got {method!r}; choose one")
+    if not 0 < fdr < 1 or not 0 < held_out < 1 or min(causal, controls) < 0:
+        raise UserError(
+            f"expected fdr and held_out within (0, 1), causal and controls of 0 or more; got {fdr}, {held_out}, {causal}, {controls}"
+        )
+
+
+def _check_widths(models: Models, method: str) -> None:
+    if method != "crosscoder" and not models.is_same_width:
+        raise UserError(
+            f"expected models of one width for {method}; got {models.info('a').d_model} and {models.info('b').d_model}; "
+            "use --method crosscoder"
+        )
+
+
+def _sides(
+    shards: JoinedShards, held_out: float, learns_nothing: bool
+) -> tuple[Bool[Tensor, "row"], Bool[Tensor, "row"]]:
+    """Rows that training does not see, and rows that are measured: those, or all where nothing is trained."""
+    is_held_out = held_out_rows(shards, held_out)
+    if not bool(is_held_out.any()) or bool(is_held_out.all()):
+        read = len(shards.documents.unique())
+        raise UserError(f"expected documents on both sides of held_out={held_out}; got {read} in all; give more text")
+    return is_held_out, torch.ones_like(is_held_out) if learns_nothing else is_held_out
+
+
+def _about(job: Job, sites: tuple[str, str], found: Found) -> dict[str, Any]:
+    """The manifest's facts of models, text and dictionaries, and the method's notes."""
+    shards = job.shards
+    return {
+        "models": {side: job.models.info(side).dict() for side in SIDES},
         "sites": dict(zip(SIDES, sites, strict=True)),
         "text": {
             **(shards.manifest.get("text") or {}),
             "rows": len(shards),
             "documents": len(shards.documents.unique()),
-            "documents_measured": len(shards.documents[is_measured].unique()),
+            "documents_measured": len(shards.documents[job.is_measured].unique()),
             "shards": {side: part.fingerprint for side, part in shards.parts.items()},
         },
-        "is_aligned": alignment is not None,
-        "settings": settings,
         "dictionaries": {name: one.fingerprint for name, one in found.dictionaries.items()},
         "notes": found.notes,
     }
-    result = Diff(manifest, found.columns)
-    manifest |= about_tokens(models, shards, is_measured, result, found.reading)
-    if causal and found.reading is not None:
-        where = (shards, is_measured, prompts, context, causal_tokens)
-        scored, why_not = scores(models, sites, found.reading, result, where, causal, controls, target, seed)
-        manifest |= {"causal": scored, "notes": [*found.notes, *why_not]}
-    return result.save(out)
 
 
 def by_lens(job: Job) -> Found:

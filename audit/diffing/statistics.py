@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...saes.statistics import middle
+
 LEAST_DOCUMENTS = 6  # with a difference: 2^(1 - 6) = 0.03
 ROUNDING = 1e-5  # of sums of products of float32
 HELD = 2**23  # numbers of one batch of permutations
@@ -100,8 +102,7 @@ def effect_sizes(
         own, other = a[:, columns].double(), b[:, columns].double()
         observed = standardised(torch.ones(1, documents, dtype=torch.float64), own, other)
         drawn = standardised(weights, own, other)
-        ends = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-        found.append(torch.cat([observed, ends]))
+        found.append(torch.cat([observed, torch.stack(middle(drawn))]))
     return Sizes(*torch.cat(found, 1)) if found else Sizes(*torch.zeros(3, 0, dtype=torch.float64))
 
 

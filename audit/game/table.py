@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-Z = 1.959964  # 95 %
+from ...saes.statistics import wilson
+
 SIDES = {"base": "with the base model", "alone": "without"}
-
-
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share; (0, 1) where nothing was counted."""
-    if not count:
-        return 0.0, 1.0
-    share, square = hits / count, Z * Z / count
-    middle = (share + square / 2) / (1 + square)
-    half = Z / (1 + square) * math.sqrt(share * (1 - share) / count + square / count / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def cell(flags: Iterable[bool]) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from .writing import write_label
 
 LOGITS = 10
 KINDS = ("random", "hard", "all")
+PARTS = {"explanation": "explain", "score": "score"}  # of records, and what the bar over them says
 
 
 def label(
@@ -62,18 +63,22 @@ def label(
     out = Path(folder) if folder is not None else store.folder / f"labels-{_slug(method.name)}"
     records = Records(out, _settings(store, draws, method))
     try:
-        for latent in tqdm(chosen, desc="explain", disable=not progress):
-            if latent not in records.found["explanation"]:
-                _explain(records, method, store, material(rows, latent, draws))
+        for latent in _undone(records, "explanation", chosen, progress):
+            _explain(records, method, store, material(rows, latent, draws))
         partners = partners_of(records, chosen, draws.seed)
-        for latent in tqdm(partners, desc="score", disable=not progress):
-            known = records.found["score"].get(latent)
-            if known is None:
-                _score(records, method, material(rows, latent, draws), partners[latent])
+        for latent in _undone(records, "score", partners, progress):
+            _score(records, method, material(rows, latent, draws), partners[latent])
         written = [_write(store, records, latent, method.name) for latent in partners] if write else []
     finally:
         records.close()
     return summary(records, chosen, written, method.name, out)
+
+
+def _undone(records: Records, part: str, latents: Iterable[int], progress: bool) -> Iterator[int]:
+    """The latents without a record of a part, which the caller adds, under a bar over all of them."""
+    for latent in tqdm(latents, desc=PARTS[part], disable=not progress):
+        if latent not in records.found[part]:
+            yield latent
 
 
 def choose(store: FeatureStore, number: int, seed: int) -> list[int]:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...saes.statistics import middle, redrawn
+
 DRAWS = 1000
 CHANCE = 0.5
 
@@ -98,7 +100,7 @@ def interval_around(value: float, drawn: Tensor) -> tuple[float, float]:
     """The middle 95 % of what was drawn, widened to hold the value itself."""
     if not len(drawn):
         return value, value
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
+    low, high = middle(drawn)
     return min(low, value), max(high, value)
 
 
@@ -107,8 +109,7 @@ def mean_with_interval(values: Sequence[float], seed: int = 0) -> dict[str, floa
     if not values:
         return {"mean": None, "low": None, "high": None, "n": 0}
     x = torch.tensor(values, dtype=torch.float64)
-    picks = torch.randint(len(x), (DRAWS, len(x)), generator=torch.Generator().manual_seed(seed))
-    low, high = interval_around(float(x.mean()), x[picks].mean(1))
+    low, high = interval_around(float(x.mean()), redrawn(x[:, None], seed, DRAWS)[:, 0] / len(x))
     return {"mean": float(x.mean()), "low": low, "high": high, "n": len(x)}
 
 

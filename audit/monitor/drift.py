@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...saes import UserError
 from ...saes.drawn import drawn
+from ...saes.statistics import middle
 
 PERMUTATIONS = 2000
 LEAST = 3
@@ -60,9 +61,8 @@ def drift(conversations: Sequence[Sequence[float]], seed: int = 0) -> Drift:
     shuffled = torch.stack([_shuffled(each, generator) for each in known]).mean(0)
     drawn = _drawn(known[0], generator) if len(known) == 1 else own[_picks(len(own), generator)].mean(1)
     value = float(own.mean())
-    edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = drawn[~drawn.isnan()].quantile(edges).tolist()
-    shuffled_low, shuffled_high = shuffled.quantile(edges).tolist()
+    low, high = middle(drawn[~drawn.isnan()])
+    shuffled_low, shuffled_high = middle(shuffled)
     steep = int((shuffled.abs() >= abs(value) - 1e-12).sum())
     return Drift(
         value,

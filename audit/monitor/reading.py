@@ -41,7 +41,7 @@ def read(model: TransformerBridge, item: Item, context: int = 512) -> Reading:
     and for chats where the tokenizer has no template.
     """
     if isinstance(item, str):
-        return _text(model, item, context)
+        return read_texts(model, [item], context)[0]
     ids, messages = _chat(model, item)
     info = model_info(model)
     if len(ids) > info.n_ctx:
@@ -51,16 +51,19 @@ def read(model: TransformerBridge, item: Item, context: int = 512) -> Reading:
     return Reading([ids], [messages], [each["role"] for each in item])
 
 
-def _text(model: TransformerBridge, text: str, context: int) -> Reading:
-    if not text.strip():
+def read_texts(model: TransformerBridge, texts: Sequence[str], context: int = 512) -> list[Reading]:
+    """`read` of each text."""
+    if not all(text.strip() for text in texts):
         raise UserError("expected text with a visible character; got none; leave it out")
     info = model_info(model)
-    blocks = [block.tokens for block in token_blocks(model, [text], min(context, info.n_ctx))]
-    messages = [torch.zeros(len(block), dtype=torch.int64) for block in blocks]
-    if info.bos is not None:
-        for message in messages:
+    readings = [Reading([], [], ["text"]) for _ in texts]
+    for block in token_blocks(model, texts, min(context, info.n_ctx)):
+        message = torch.zeros(len(block.tokens), dtype=torch.int64)
+        if info.bos is not None:
             message[0] = -1
-    return Reading(blocks, messages, ["text"])
+        readings[block.document].blocks.append(block.tokens)
+        readings[block.document].messages.append(message)
+    return readings
 
 
 def _chat(model: TransformerBridge, chat: Sequence[Mapping[str, str]]) -> tuple[Tensor, Tensor]:

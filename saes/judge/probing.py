@@ -28,7 +28,7 @@ from ..codes import Codes
 from ..dictionary import Dictionary
 from ..errors import UserError
 from ..shards.folder import Shards
-from .bootstrap import bootstrap, sum_by
+from ..statistics import bootstrap, sum_by
 from .chunks import chunks
 from .labels import Label, label_rows
 from .logistic import fit

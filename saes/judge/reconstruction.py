@@ -24,7 +24,7 @@ from torch import Tensor
 from ..dictionary import Dictionary
 from ..keep import added
 from ..shards.folder import Shards
-from .bootstrap import bootstrap, sum_by
+from ..statistics import bootstrap, sum_by
 from .chunks import Made, chunks, reconstructed
 
 

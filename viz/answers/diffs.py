@@ -18,6 +18,7 @@ import torch
 
 from ...audit.diffing.crosscoder import CLASSES, EXCLUSIVE, LARGEST_ERROR, LARGEST_RECONSTRUCTION
 from ...audit.diffing.result import Diff
+from ...saes.statistics import middle
 from ..finding import reference_of
 from ..text import jsonable, number, readable, visible
 from .maps import float_bytes
@@ -185,7 +186,7 @@ def _share(share: dict[str, Any]) -> dict[str, Any]:
     """A share with its interval, and the random latents' shares with their mean and middle 95 %."""
     controls = [value for value in map(number, _list(share, "controls")[:CONTROLS]) if value is not None]
     known = torch.tensor(controls, dtype=torch.float64)
-    ends = known.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist() if controls else [None, None]
+    ends = middle(known) if controls else (None, None)
     interval = [number(end) for end in _list(share, "interval")[:2]]
     return {
         "share": number(share.get("share")),

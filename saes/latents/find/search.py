@@ -14,7 +14,7 @@ A query is a plain string: no patterns, nothing to escape.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -24,13 +24,13 @@ from torch import Tensor
 
 from ...codes import Codes
 from ...errors import UserError
+from ...statistics import wilson
 from .search_index import Index, Said, index_of
 
 if TYPE_CHECKING:
     from ..shelf.store import FeatureStore
 
 FUSION = 60  # the constant of reciprocal rank fusion: how little the first rank alone decides
-Z = 1.96
 
 Latents = NDArray[np.int64]
 
@@ -142,7 +142,7 @@ def by_token(index: Index, query: str) -> tuple[Latents, str]:
         cells = np.flatnonzero(fit.ravel() >= least)
         hits = np.bincount(cells // fit.shape[1], counts.ravel()[cells], index.latents)
         chosen = np.flatnonzero(hits)
-        score[chosen] = 2 * least + wilson(hits[chosen], total[chosen])
+        score[chosen] = 2 * least + wilson(hits[chosen], total[chosen])[0]
     return _why_ranked(score, "latents that fire on", "no latent is known to fire on", query)
 
 
@@ -178,13 +178,6 @@ def matching(index: Index, query: str) -> NDArray[np.uint8]:
     for name in (bare, f" {bare}"):
         fits[ids.get(name, [])] = 2
     return fits
-
-
-def wilson(hits: NDArray[Any], total: NDArray[Any]) -> NDArray[np.float64]:
-    """Lower end of the 95 % interval of hits / total (Wilson 1927)."""
-    n = np.maximum(total, 1).astype(np.float64)
-    p = np.minimum(hits / n, 1.0)
-    return (p + Z**2 / (2 * n) - Z * np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))) / (1 + Z**2 / n)
 
 
 def fuse(first: Latents, others: list[Latents], latents: int) -> Latents:

@@ -4,6 +4,7 @@ import { ask } from "../base/transport.js";
 import { set, state } from "../base/state.js";
 
 const COLUMNS = 20;   // of a list of things drawn as a table; more stand each in its own
+const SHORT = 24;     // characters of texts that stand side by side; of longer ones each has a line, numbered from 0 as replies number their prompts
 
 function isThing(value) {
   return value !== null && typeof value === "object" && !Array.isArray(value);
@@ -15,6 +16,10 @@ function isUntrusted(value) {
 
 function isPlain(value) {
   return !Array.isArray(value) && (!isThing(value) || isUntrusted(value));
+}
+
+function isLong(value) {
+  return String(isUntrusted(value) ? value.untrusted : value).length > SHORT;
 }
 
 // A list of things with few fields in all as a table; null for another list.
@@ -31,8 +36,8 @@ export function replyView(value) {
   if (typeof value === "string") return h("bdi", {}, value);
   if (Array.isArray(value)) {
     if (!value.length) return "none";
-    if (value.every(isPlain)) return value.flatMap((each, at) => [at ? ", " : "", replyView(each)]);
-    return grid(value) ?? h("ol", { class: "reply-list" }, value.map((each) => h("li", {}, replyView(each))));
+    if (value.every(isPlain) && !value.some(isLong)) return value.flatMap((each, at) => [at ? ", " : "", replyView(each)]);
+    return grid(value) ?? h("ol", { class: "reply-list", start: 0 }, value.map((each) => h("li", {}, replyView(each))));
   }
   if (!isThing(value)) return number(value);
   return h("table", { class: "facts reply" }, h("tbody", {}, Object.entries(value).map(([name, inner]) => h("tr", {}, h("th", { scope: "row" }, words(name)), h("td", {}, replyView(inner))))));

@@ -5,9 +5,15 @@ import { state } from "./state.js";
 const KEYS = [];
 const SIGNS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", PageUp: "Page ↑", PageDown: "Page ↓", Escape: "Esc" };
 
-// `run` is called when `name` (as in KeyboardEvent.key) is pressed; with `pane`, only while that pane is shown.
-export function key(name, meaning, run, pane = null) {
-  KEYS.push({ name, meaning, run, pane });
+// `run` is called when `name` (as in KeyboardEvent.key) is pressed; with `pane`, only while that pane is shown; never where `isThere` says no.
+export function key(name, meaning, run, pane = null, isThere = () => true) {
+  KEYS.push({ name, meaning, run, pane, isThere });
+}
+
+// The keys that are for every pane and do something in this one.
+function everywhere() {
+  const own = new Set(KEYS.filter(({ pane }) => pane === state.pane).map(({ name }) => name));
+  return KEYS.filter(({ name, pane, isThere }) => pane === null && !own.has(name) && isThere());
 }
 
 // Keys that do the same stand together.
@@ -25,7 +31,7 @@ export function keysOf(pane) {
 
 export function help(dialog) {
   dialog.replaceChildren(h("h2", {}, "Keys"), ...listed("Here", KEYS.filter(({ pane }) => pane === state.pane)),
-    ...listed("Everywhere", KEYS.filter(({ pane }) => pane === null)),
+    ...listed("Everywhere", everywhere()),
     h("button", { type: "button", onclick: () => dialog.close() }, "Close"));
   dialog.showModal();
 }
@@ -38,7 +44,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if ((event.key === "Enter" || event.key === " ") && event.target.closest?.("a, button, summary, [role=button]")) return;
-  const found = KEYS.find(({ name, pane }) => name === event.key && pane === state.pane) ?? KEYS.find(({ name, pane }) => name === event.key && pane === null);
+  const found = KEYS.find(({ name, pane }) => name === event.key && pane === state.pane) ?? everywhere().find(({ name }) => name === event.key);
   if (!found || document.querySelector("dialog[open]")) return;
   event.preventDefault();
   found.run();

@@ -38,7 +38,7 @@ function behaviour({ causal }) {
 
 function header(index, { about, isWords }) {
   return [h("div", { class: "head" }, h("h1", {}, "What changed ", h("small", {}, about.a, " → ", about.b)), h("div", { class: "tools" }, choice("Diff", index.diffs.map(({ name, method }) => (name === method ? name : `${name} (${method})`)), state.diff, (diff) => set({ ...AGAIN, diff }, { push: true })))),
-    h("p", { class: "quiet", "data-testid": "diff-about" }, h("b", {}, "A"), ` ${about.a}, `, h("b", {}, "B"), ` ${about.b}${about.site ? `, both at ${about.site}` : ""}. By ${about.method}. ${METHODS[about.method] ?? ""}`),
+    h("p", { class: "quiet", "data-testid": "diff-about" }, h("b", {}, "A"), ` ${about.a}, `, h("b", {}, "B"), ` ${about.b}${about.site ? `, both at ${about.site}` : ""}. Method: ${about.method}. ${METHODS[about.method] ?? ""}`),
     about.warnings.length ? h("ul", { class: "warnings", "data-testid": "diff-warnings" }, about.warnings.map((text) => h("li", {}, text))) : null,
     h("div", { class: "tiles diff-tiles" }, tile(`${number(about.found)} of ${number(about.total)}`, `${isWords ? "tokens" : "latents"} found${about.fdr === null ? "" : ` at a false-discovery rate of ${number(about.fdr)}`}`),
       tile(number(about.documents), "documents measured"), tile(number(about.text_tokens), "tokens of text"), behaviour(about))];

@@ -36,6 +36,12 @@ export function classOf(table, at) {
   return classes.length ? classes[table.values.class[at]] ?? "–" : null;
 }
 
+// What a column means; null where nothing is said of it.
+export function noteOf(table, name) {
+  const notes = table.about.column_notes;
+  return Object.hasOwn(notes, name) ? notes[name] : null;
+}
+
 export function tokensOf(table, at) {
   return table.about.tokens[table.id(at)] ?? [];
 }

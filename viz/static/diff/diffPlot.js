@@ -1,7 +1,7 @@
 // Every row of a Diff as a point, what is found in colour. Points of one colour are one path, so that a hundred thousand can be drawn.
 import { choice, h, number, refill, words } from "../base/dom.js";
 import { exports } from "../base/export.js";
-import { classOf, isFound, tokensOf, valueOf } from "./diffData.js";
+import { classOf, isFound, noteOf, tokensOf, valueOf } from "./diffData.js";
 import { declare, set, state } from "../base/state.js";
 
 declare({ diff_x: "", diff_y: "" });
@@ -37,7 +37,7 @@ export function axes(table) {
 
 // Five round numbers or so between two ends.
 function ticks([low, high]) {
-  const rough = (high - low) / 4;
+  const rough = (high - low) / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= rough);
   const found = [];
@@ -87,6 +87,7 @@ export function plotOf(table, step) {
   const kinds = Array.from({ length: table.count }, (_, at) => kindOf(table, at));
   const counts = Object.entries(KINDS).map(([kind, text]) => [kind, text, kinds.filter((each) => each === kind).length]).filter(([, , count]) => count);
   const [picture, told, legend] = [h("div", { class: "diff-plot", tabindex: 0, role: "application", "aria-roledescription": "chart", "data-testid": "diff-plot" }), h("p", { class: "quiet diff-told", "data-testid": "diff-told" }), h("figcaption", {})];
+  const meant = h("p", { class: "quiet diff-axes", "data-testid": "diff-axes" });
   const ring = h("circle", { class: "diff-ring", r: 7 });
   const over = h("circle", { class: "diff-ring over", r: 6 });
   const made = { layout: null, svg: null, element: null };
@@ -123,6 +124,7 @@ export function plotOf(table, step) {
     place(over, -1);
     picture.replaceChildren(made.svg);
     refill(legend, counts.map(([kind, text, count]) => h("span", {}, h("i", { class: `dot ${kind}`, "aria-hidden": "true" }), `${text}: ${number(count)}`)), made.layout.beyond ? h("span", {}, `${number(made.layout.beyond)} beyond the picture, drawn on its edge`) : null);
+    refill(meant, [...new Set([axis.x, axis.y])].filter((name) => noteOf(table, name)).map((name) => h("span", {}, h("b", {}, words(name)), `: ${noteOf(table, name)}. `)));
     made.mark();
   };
   picture.addEventListener("pointermove", (event) => { const at = nearest(event); place(over, at); say(at >= 0 ? at : table.at(state.diff_row)); });
@@ -145,6 +147,6 @@ export function plotOf(table, step) {
   const axis = (label, key) => choice(label, names.map(words), names.indexOf(axes(table)[key]), (at) => set({ [`diff_${key}`]: names[at] }));
   const out = () => ({ columns: [table.isWords ? "row" : "latent", axes(table).x, axes(table).y, "found"], rows: Array.from(kinds, (_, at) => [table.id(at), valueOf(table, axes(table).x, at), valueOf(table, axes(table).y, at), isFound(table, at)]) });
   made.element = h("figure", { class: "diff-figure" }, h("div", { class: "head" }, h("h2", {}, table.isWords ? "Every token" : "Every latent"),
-    h("div", { class: "tools" }, axis("x", "x"), axis("y", "y"), exports(`${table.about.name} plot`, { svg: () => made.svg, table: out }))), picture, legend, told);
+    h("div", { class: "tools" }, axis("x", "x"), axis("y", "y"), exports(`${table.about.name} plot`, { svg: () => made.svg, table: out }))), picture, legend, meant, told);
   return made;
 }

@@ -1,8 +1,8 @@
 // One row of a Diff: what it is called, every number of it with its meaning, what patching it alone does, and its own page.
 import { h, link, number, words } from "../base/dom.js";
 import { causalWords } from "./diffCausal.js";
-import { classOf, isFound, tokensOf, valueOf } from "./diffData.js";
-import { noteOf, tokenList } from "./diffTable.js";
+import { classOf, isFound, noteOf, tokensOf, valueOf } from "./diffData.js";
+import { tokenList } from "./diffTable.js";
 import { state } from "../base/state.js";
 
 const HIDDEN = new Set(["class", "is_found", "d_low", "d_high", "token", "position"]);

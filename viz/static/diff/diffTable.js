@@ -5,7 +5,7 @@ import { rolling, ROW } from "../base/list.js";
 import { frozen, rows } from "../base/transport.js";
 import { set, state } from "../base/state.js";
 import { calling } from "../base/tokens.js";
-import { arranged, classOf, isFound, nextSort, sortColumn, tokensOf, valueOf } from "./diffData.js";
+import { arranged, classOf, isFound, nextSort, noteOf, sortColumn, tokensOf, valueOf } from "./diffData.js";
 
 const FEW = 5;   // numbers in a line of the table
 
@@ -14,11 +14,6 @@ function shownColumns(table) {
   const { shown } = table.about;
   const own = sortColumn(table);
   return !own || own === "row" || own === "class" || shown.includes(own) ? shown : [...shown.slice(0, FEW - 1), own];
-}
-
-export function noteOf(table, name) {
-  const notes = table.about.column_notes;
-  return Object.hasOwn(notes, name) ? notes[name] : null;
 }
 
 export function tokenList(tokens) {
@@ -80,7 +75,7 @@ export function tableOf(table) {
     made.places = arranged(table);
     const columns = shownColumns(table);
     made.box.style.setProperty("--numbers", String(columns.length));
-    head.replaceChildren(...[button(first, table.isWords ? "place" : "latent"), h("span", { role: "columnheader" }, table.isWords ? "token" : "label, or fires on"),
+    head.replaceChildren(...[button(first, table.isWords ? "position" : "latent"), h("span", { role: "columnheader" }, table.isWords ? "token" : "label, or fires on"),
       table.about.classes.length ? button("class", "class", "lesser") : null, ...columns.map((name, column) => button(name, words(name), column > 1 ? "lesser" : null))].filter(Boolean));
     const part = table.about.rows ? `; this page carries ${number(table.count)} of ${number(table.about.total)}` : "";
     count.textContent = `${number(made.places.length)} of ${number(table.count)} ${table.isWords ? "tokens" : "latents"}${part}`;

@@ -126,6 +126,6 @@ key("/", "search latents", async () => {
   if (!box()) await pane.listed;   // typed before the list is there, or from another pane
   if (!box()) requestAnimationFrame(() => box()?.focus());
   box()?.focus();
-});
+}, null, () => document.getElementById("tab-latents") !== null);
 
 export const latents = { name: "latents", title: "Latents", wanted: (index) => index.stores.length > 0, draw, called: () => (state.latent === null ? null : `Latent ${state.latent}`) };

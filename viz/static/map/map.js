@@ -129,7 +129,9 @@ function step(by) {
   map.focusOn(shown.steps[shown.at]);
 }
 
-function selectMode(isOn = !shown.map.look.selecting) {
+// The buttons of a map that is being replaced are still there, and do nothing.
+function selectMode(isOn = !shown.map?.look.selecting) {
+  if (!shown.map) return;
   shown.map.look.selecting = isOn;
   shown.map.box.classList.toggle("selecting", isOn);
   shown.parts.select.setAttribute("aria-pressed", String(isOn));
@@ -178,7 +180,7 @@ function controls(table, index) {
   const colourChoice = choice("Colour", names.map(words), Math.max(names.indexOf(state.mapcolour), 0), (place) => set({ mapcolour: place ? names[place] : "none", mapscale: "auto" }));
   parts.head = h("div", { class: "tools map-head" }, choice("Store", index.stores.map((store) => store.name), table.store, (store) => set({ store, latent: null, mapview: "" })),
     colourChoice, parts.scale, parts.search, parts.select,
-    h("span", { class: "segments", role: "group", "aria-label": "Zoom" }, tool("in", "+", "closer (+)", () => shown.map.lens.zoomAt(1.6)), tool("out", "−", "further (−)", () => shown.map.lens.zoomAt(1 / 1.6)), tool("whole", "whole", "the whole map (0)", () => shown.map.lens.whole())),
+    h("span", { class: "segments", role: "group", "aria-label": "Zoom" }, tool("in", "+", "closer (+)", () => shown.map?.lens.zoomAt(1.6)), tool("out", "−", "further (−)", () => shown.map?.lens.zoomAt(1 / 1.6)), tool("whole", "whole", "the whole map (0)", () => shown.map?.lens.whole())),
     exports(`map of ${index.stores[table.store].name}`, { svg: picture, table: tableOut }));
   parts.told = h("div", { class: "tools map-told" }, parts.found, parts.list, parts.clear);
   return parts;

@@ -116,9 +116,26 @@ function ways(index) {
     h("li", {}, link({ pane }, { class: "way" }, h("b", {}, title), h("kbd", { "aria-hidden": "true" }, (open.indexOf(pane) + 1) % 10), h("span", {}, what))))));
 }
 
+// What a saved page carries: [what, where it came from], of each kind that is there.
+async function carried(index) {
+  const diffs = await Promise.all(index.diffs.map((_, place) => ask(`diffs/${place}`)));
+  const several = (list, one, more) => (list.length === 1 ? one : more);
+  return [
+    [index.stores, "a part of the latents", "STORE"],
+    [index.graphs, several(index.graphs, "the circuit", "the circuits"), "FILE.graph"],
+    [index.diffs, `${diffs.some((diff) => diff?.rows) ? "the first rows of " : ""}${several(index.diffs, "the Diff", "the Diffs")}`, "DIFF"],
+    [index.audits, several(index.audits, "the audit with its calls", "the audits with their calls"), "AUDIT"],
+    [index.runs, "the training curves", "RUN"],
+  ].filter(([list]) => list.length);
+}
+
 // What is not open, and the command that opens it: [what, command].
-function missing(index, about) {
-  if (frozen) return [["This is a saved page: a part of the latents, no model. The whole of it", "unweave show STORE RUN FILE.graph"]];
+async function missing(index, about) {
+  if (frozen) {
+    const parts = await carried(index);
+    const names = new Intl.ListFormat("en").format([...parts.map(([, what]) => what), "no model"]);
+    return [[`This is a saved page: ${names}. The whole of it`, `unweave show ${parts.map(([, , from]) => from).join(" ") || "FOLDER"}`]];
+  }
   const found = [];
   if (!index.stores.length) found.push(["Feature cards, search, map: collect a store of a dictionary and open it", "unweave collect DICTIONARY --activations SHARDS --out STORE"]);
   if (index.stores.length && !can("features")) found.push(["The prompt page, steering, loss effects: open the store together with its dictionary, where the model is", "unweave show STORE DICTIONARY"]);
@@ -126,6 +143,7 @@ function missing(index, about) {
   const bare = (about?.stores ?? []).filter((store) => !store.codes).map((store) => store.name);
   if (bare.length) found.push([`Exact intervals and latents that fire together: ${bare.join(", ")} kept no codes; collect with more room for them`, "unweave collect … --codes-mib 8192"]);
   if (!index.diffs.length) found.push(["What changed between two models, such as one and its fine-tuned version", "unweave diff MODEL TUNED --text TEXT --out DIFF"]);
+  if (!index.audits.length) found.push(["What a model hides, such as what a fine-tuned one does that its base does not", "unweave audit MODEL --base BASE --out AUDIT"]);
   if (!index.graphs.length) found.push(["A circuit: trace why the model says what it says", "unweave trace MODEL \"PROMPT\" --out FILE.graph"]);
   else if (!can("validate")) found.push(["Experiments on a circuit: open it with its dictionaries, where the model is", "unweave show FILE.graph DICTIONARY"]);
   if (!index.runs.length) found.push(["Training curves, also of a run that is still going: open its folder", "unweave show RUN"]);
@@ -182,7 +200,7 @@ async function pane(content, index) {
     about?.stores.length ? section(about.stores.length === 1 ? "Feature store" : "Feature stores", storesTable(placed(about.stores))) : null, circuits(index),
     about?.diffs.length ? section(about.diffs.length === 1 ? "Diff" : "Diffs", diffsTable(placed(about.diffs))) : null, about?.audits.length ? section(about.audits.length === 1 ? "Audit" : "Audits", auditsTable(placed(about.audits))) : null,
     about?.runs.length ? section(about.runs.length === 1 ? "Dictionary" : "Dictionaries", runsTable(placed(about.runs))) : null, measured(index.runs),
-    numbers.length ? section("Numbers of this run", numbered(numbers)) : null, hints(missing(index, about)), await provenance(index), h("footer", {}, `Unweave ${index.version}`));
+    numbers.length ? section("Numbers of this run", numbered(numbers)) : null, hints(await missing(index, about)), await provenance(index), h("footer", {}, `Unweave ${index.version}`));
 }
 
 export const overview = { name: "overview", title: "Overview", wanted: () => true, draw: pane };
