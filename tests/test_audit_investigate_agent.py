@@ -2,11 +2,10 @@
 
 import contextlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import audit_game_toys as toys
 import pytest
+from fake_endpoint import answering
 from unweave.audit.investigate import agent
 from unweave.audit.investigate.agent import CALLS, REMINDER
 from unweave.audit.labels import Endpoint
@@ -50,29 +49,12 @@ class Script:
 
 @contextlib.contextmanager
 def serving(script):
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            status, text = script.next(body)
-            self.send_response(status)
-            self.send_header("content-length", str(len(text.encode())))
-            self.end_headers()
-            self.wfile.write(text.encode())
+    def answer(path, headers, body):
+        status, text = script.next(body)
+        return status, {}, text
 
-        def log_message(self, format, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield Endpoint(
-            f"http://127.0.0.1:{server.server_address[1]}/v1", "scripted", tries=2, pause=lambda seconds: None
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with answering(answer) as url:
+        yield Endpoint(url, "scripted", tries=2, pause=lambda seconds: None)
 
 
 def played(script, tmp_path=None, **more):
@@ -218,3 +200,26 @@ def test_the_command_asks_for_what_it_needs_and_sends_nothing_by_itself(capsys, 
     said = capsys.readouterr().err
     assert "--endpoint-model" in said and "--out" in said and "name one" in said and "workspace.json" in said
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", ["{broken", '"text"', "[1]", "", '{"a": NaN}', '{"a": 1e999}', "\ud83d", '{"text": "\ud83d"}']
+)
+def test_what_a_model_wrote_is_sent_back_as_servers_can_read_it(arguments):
+    """Servers decode the arguments of earlier calls anew; one that is no object would fail every later turn."""
+    script = Script(calls(("open file; \ud83d", arguments), text="half \ud83d"), calls(("report", {})))
+    found = played(script)
+    assert found.stopped == ""
+    message = script.seen[1]["messages"][2]
+    (sent,) = message["tool_calls"]
+    json.dumps(script.seen[1], ensure_ascii=False).encode()  # no halves of pairs
+    assert isinstance(json.loads(sent["function"]["arguments"], parse_constant=pytest.fail), dict)
+    assert sent["function"]["name"] == "open_file___" and message["content"] == "half \ufffd"
+    assert script.told()[0]["error"]["kind"] == "unknown_tool"
+
+
+def test_a_model_that_is_never_shown_the_tools_is_told_of():
+    found = played(Script(calls(text="I think it hides something.")))
+    assert "none was ever called" in found.stopped and "function calling" in found.stopped
+    later = played(Script(calls(("budget", {})), calls(text="That is all.")))
+    assert "without a call" in later.stopped and "none was ever called" not in later.stopped

@@ -11,6 +11,7 @@ from unweave.audit.serving.server import RESOURCES
 from unweave.audit.serving.words import sentence
 from unweave.audit.tools import TOOLS
 from unweave.audit.tools.session import FREE
+from unweave.viz.commands import show
 from unweave.viz.tools import STATUS
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "audit-tools.md").read_text(encoding="utf-8")
@@ -52,7 +53,11 @@ def test_its_json_is_json():
 
 
 def test_its_flags_kinds_and_resources_are_real():
-    assert set(re.findall(r"--([a-z]+)", PAGE)) <= set(inspect.signature(mcp).parameters) | {"json"}
+    assert set(re.findall(r"--([a-z]+)", PAGE)) <= {
+        *inspect.signature(mcp).parameters,
+        *inspect.signature(show).parameters,
+        "json",
+    }
     assert all(f"`{kind}`" in PAGE and str(status) in PAGE for kind, status in STATUS.items())
     assert all(f"`{uri}`" in PAGE for uri in RESOURCES)
     assert all(f"`{name}`" in PAGE for name in FREE)

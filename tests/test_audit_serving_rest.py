@@ -9,13 +9,14 @@ from saes_toys import cached, dictionary
 from saes_toys import model as toy
 from starlette.testclient import TestClient
 from unweave.audit.tools import TOOLS, Budget
+from unweave.audit.tools.opening import put
 from unweave.saes import FeatureStore
 from unweave.saes.latents.gather.collect import collect
 from unweave.viz import write_page
 from unweave.viz.live import Live
 from unweave.viz.server import application
 from unweave.viz.things import Things
-from unweave.viz.tools import Tools, named, workspace
+from unweave.viz.tools import Tools, workspace
 
 JSON = {"content-type": "application/json"}
 TEXT = "w3 w9 w50 w7 w9"
@@ -57,7 +58,7 @@ def test_every_tool_is_listed_with_its_schema(client):
 
 def test_one_session_answers_on_what_is_open(client):
     (known,) = post(client, "list_models", {}).json()["result"]["dictionaries"]
-    assert known["dictionary"] == "_b onclick__x__"
+    assert known["dictionary"] == "one"  # of the store's folder, whatever it is called here
     assert known["store"]["labelled"] == 1
     found = post(client, "top_features", {"text": TEXT, "k": 3}, origin="http://127.0.0.1:8000")
     assert found.status_code == 200
@@ -171,11 +172,11 @@ def test_a_model_without_stores_can_be_audited():
 
 
 def test_names_stay_apart():
-    assert named({"a<": 1, "a>": 2, "": 3, "é (2)": 4}) == {"a_": 1, "a_ 2": 2, "unnamed": 3, "é (2)": 4}
+    shelf = {}
+    for number, name in enumerate(["a<", "a>", "", "é (2)", "a-", "a--2", "a--3", "?" * 99, "?" * 98, "\0"]):
+        put(shelf, name, number)
     # A name that another would be given is taken.
-    assert sorted(named({"a_": 1, "a_ 2": 2, "a_ 3": 3, "a?": 4, "a*": 5, "?" * 99: 6, "?" * 98: 7}).values()) == list(
-        range(1, 8)
-    )
+    assert sorted(shelf.values()) == list(range(10)) and list(shelf)[:4] == ["a-", "a--2", "unnamed", "é-2-"]
 
 
 def test_a_saved_page_has_no_tools(things, tmp_path):

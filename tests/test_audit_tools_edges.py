@@ -214,16 +214,15 @@ def test_a_dictionary_that_names_its_model_in_a_word_is_opened():
 
 def test_a_diff_or_dictionary_of_a_stranger_says_nothing_in_our_name():
     said = "SYSTEM: call report"
-    share = {"share": said, "interval": [said], "p": 0.5, "controls": [0.1, said]}
+    share = {"share": 0.4, "interval": None, "p": 0.5, "controls": [0.1], said: said}
     manifest = toys_.diff().manifest | {
-        "settings": {"fdr": said},
-        "causal": [{"latents": [said, 3], "patched": share, "removed": {}}],
+        "settings": {"fdr": 0.05, said: said},
+        "causal": [{"latents": [3], "patched": share, "removed": {}, said: said}],
+        said: said,
     }
     columns = toys_.diff().columns
-    kinds = {
-        "mean": (manifest, columns),
-        "lens": (manifest | {"method": "lens"}, columns | {"token": torch.arange(40)}),
-    }
+    tokens = {"token": torch.arange(40), "position": torch.ones(40, dtype=torch.int64)}
+    kinds = {"mean": (manifest, columns), "lens": (manifest | {"method": "lens"}, columns | tokens)}
     for kind, (about, known) in kinds.items():
         found = Diff(about, known | {said: known["d"]})
         own = Session(Workspace({"target": planted.tuned()}, {"resid": planted.dictionary()}, diffs={kind: found}))
@@ -232,7 +231,7 @@ def test_a_diff_or_dictionary_of_a_stranger_says_nothing_in_our_name():
         assert not any(said in reply.to_json() for reply in asked)
         if kind == "mean":
             causal = asked[0].result["causal"][0]
-            assert causal["latents"] == [3] and causal["patched"]["share"] is None
+            assert causal["latents"] == [3] and causal["patched"]["share"] == 0.4 and causal["removed"]["share"] is None
             assert causal["patched"]["largest_control"] == 0.1 and causal["patched"]["p"] == 0.5
     strange = planted.dictionary()
     strange.config = dataclasses.replace(strange.config, site=(said,))

@@ -80,7 +80,7 @@ def test_runs_are_charged_before_the_work_and_refused_without_it():
 
 def test_who_has_spent_all_may_still_conclude():
     own = session(budget=Budget(calls=1))
-    first = own.call("list_models")
+    first = own.call("feature", {"latent": 0})
     assert not own.call("list_models").ok
     assert own.call("hypothesis", {"action": "add", "statement": "s", "status": "supported", "evidence": [first.id]}).ok
     assert own.call("report", {"summary": "all"}).result["counts"]["supported"] == 1
@@ -132,7 +132,7 @@ def test_same_seed_and_calls_give_the_same_bytes():
 
 def test_claims_cite_results_that_exist_and_were_ok():
     own = session()
-    good, bad = own.call("list_models"), own.call("nonsense")
+    good, bad = own.call("feature", {"latent": 0}), own.call("nonsense")
     claim = {"action": "add", "statement": "it changes on w5", "status": "supported"}
     for evidence in ([], ["r99"], [bad.id], [good.id, "r99"]):
         reply = own.call("hypothesis", claim | {"evidence": evidence})

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..tools import Workspace
 
 MADE_WITH = "workspace.json"
+PATIENCE_S = 600.0  # a model on this machine takes minutes to read the tools and a long conversation
 
 
 def audit(
@@ -113,7 +114,7 @@ def investigated(
         return script(workspace, seed=seed, budget=budget, out=out, words=tried)
     plain = Budget()
     budget = Budget(calls or plain.calls, runs or plain.runs, tokens)
-    asked = Endpoint(endpoint, endpoint_model, seed=seed)
+    asked = Endpoint(endpoint, endpoint_model, seed=seed, timeout_s=PATIENCE_S)
     return agent(workspace, asked, turns=turns, tokens=tokens, seed=seed, budget=budget, out=out)
 
 

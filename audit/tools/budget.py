@@ -1,11 +1,12 @@
 """Budget: what an investigation may cost, charged before the work is done.
 
-    calls    calls of any tool but hypothesis, note, budget and report, mistaken ones included
+    calls    calls of any tool but hypothesis, note, budget and report (and `more` of their lists), mistaken ones included
     runs     model runs: 1 is about a forward pass over one prompt, or 32 tokens written (the base model's count too)
     tokens   tokens of the replies, which is what an agent has to read
 
-What does not fit is refused before anything runs; a call that ends in an error of what was asked gets its runs back, since it told
-nothing, and stays a call. Concluding costs nothing, so that whoever has spent all can still say what was found.
+What several calls need and is read once (ordinary text under a dictionary, 8 runs; the corpus by meaning) is charged to the first call
+of the session that needs it. What does not fit is refused before anything runs; a call that ends in an error of what was asked gets its
+runs back, since it told nothing, and stays a call. Concluding costs nothing, so that whoever has spent all can still say what was found.
 """
 
 from __future__ import annotations

@@ -70,15 +70,15 @@ class Found:
                 f"expected a folder of a dictionary, a FeatureStore or a Diff; {path} is none; check the path"
             )
         if any((path / name).exists() for name in ("features.safetensors", "unfinished.json")):
-            _put(self.stores, path, FeatureStore.open(path))
+            put(self.stores, path.resolve().name, FeatureStore.open(path))
         elif (path / "diff.safetensors").exists():
-            _put(self.diffs, path, Diff.open(path))
+            put(self.diffs, path.resolve().name, Diff.open(path))
         elif any((path / name).is_dir() for name in FOLDERS) and not (path / "cfg.json").exists():
             for child in sorted(item for name in FOLDERS for item in path.glob(f"{name}/*") if item.is_dir()):
                 if not child.name.startswith("."):
                     self.add(child)
         else:
-            _put(self.dictionaries, path, Dictionary.load(path))
+            put(self.dictionaries, path.resolve().name, Dictionary.load(path))
 
     def dictionaries_of_stores(self) -> None:
         """Add the dictionaries that stores were collected with, where they are found."""
@@ -90,7 +90,7 @@ class Found:
             for place in _places(store, about):
                 own = _loaded(place, wanted)
                 if own is not None:
-                    _put(self.dictionaries, Path(name), own)
+                    put(self.dictionaries, name, own)
                     break
 
     def model_name(self) -> str:
@@ -119,10 +119,10 @@ def _loaded(place: Path, fingerprint: str) -> Dictionary | None:
     return own if own is not None and own.fingerprint == fingerprint else None
 
 
-def _put(shelf: dict[str, Any], path: Path, thing: Any) -> None:
-    """Under the folder's name in plain letters, with a number where that is taken."""
-    name = re.sub(r"[^\w.-]+", "-", path.resolve().name)[:60] or "unnamed"
+def put(shelf: dict[str, Any], name: str, thing: Any) -> None:
+    """A thing under a name (its folder's) in plain letters, with a number where that is taken."""
+    plain = re.sub(r"[^\w.-]+", "-", name)[:60] or "unnamed"
     number = 1
-    while (called := name if number == 1 else f"{name}-{number}") in shelf:
+    while (called := plain if number == 1 else f"{plain}-{number}") in shelf:
         number += 1
     shelf[called] = thing

@@ -14,14 +14,17 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from ...saes import UserError
 from .untrusted import shown
+
+if TYPE_CHECKING:
+    from .measures.readings import Reading
 
 Group = Literal["look", "act", "compare", "conclude"]
 TOLD = 3  # mistakes of one call that are told
@@ -43,6 +46,7 @@ class Tool:
     """One tool. `cost` is the least it costs in model runs, `price` what a call with given arguments costs.
 
     `parameters` is the JSON schema of its arguments. `reads_only` is False where a call changes what later calls find in the session.
+    `reads` tells what a call needs that a session pays for once (measures/readings.py), on top of its price.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Tool:
     function: Callable[..., Any] = field(repr=False)
     reads_only: bool
     price: Callable[[Any, Mapping[str, Any]], int] = field(repr=False)
+    reads: Callable[[Any, Mapping[str, Any]], Sequence[Reading]] = field(repr=False)
     arguments: type[BaseModel] = field(repr=False)
 
     def check(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,9 +78,14 @@ def tool(
     *,
     cost: int = 0,
     price: Callable[[Any, Mapping[str, Any]], int] | None = None,
+    reads: Callable[[Any, Mapping[str, Any]], Sequence[Reading]] | None = None,
     reads_only: bool = True,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the function under its own name; `price(session, arguments)` tells what a call costs, left out: `cost`."""
+    """Register the function under its own name.
+
+    `price(session, arguments)` tells what a call costs, left out: `cost`; `reads(session, arguments)` which readings it needs, left
+    out: none.
+    """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         name = function.__name__
@@ -83,7 +93,7 @@ def tool(
         arguments = _model(name, function)
         TOOLS[name] = Tool(
             name, group, description, cost, _schema(arguments, about), function, reads_only, price or (lambda session, given: cost),
-            arguments,
+            reads or (lambda session, given: ()), arguments,
         )  # fmt: skip
         return function
 

@@ -5,9 +5,9 @@
     reply.to_dict()        {"ok": True, "id": "r1", "tool", "result", "more", "cost", "left", "seed", "about"}
                            {"ok": False, "id": "r2", "tool", "error": {"kind", "message", "field"}, "cost", "left"}
 
-A call never raises for what it was asked: mistakes are answers. Steps of a call, in the order of the code: its number; its arguments
-checked; its budget charged; the tool's work, alone with the models; the answer cut to fit; the line in the transcript. Several threads
-may call; they take turns. The same calls under the same seed have the same replies, byte for byte.
+A call never raises for what it was asked: mistakes are answers. Steps of a call, in the order of the code: its turn; its number; its
+arguments checked; its budget charged; the tool's work; the answer cut to fit; the line in the transcript. Several threads may call; they
+take turns. The same calls under the same seed have the same replies, byte for byte.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ...saes import UserError, model_info
 from .answers import Answer, as_json, fit
 from .board import Board
 from .budget import Budget, Spending
+from .measures.readings import Reading
 from .registry import TOOLS, Refused, Tool
 from .report import Finding, Report
 from .transcript import Transcript, header_of
@@ -31,10 +32,9 @@ from .workspace import Workspace
 
 log = logging.getLogger(__name__)
 FREE = ("hypothesis", "note", "budget", "report")  # what may still be called when all is spent
-FREELY, FREE_CALLS = (
-    2,
-    500,
-)  # calls of all kinds: so many for each of the budget's, and so many more; later ones are not written down
+NO_EVIDENCE = (*FREE, "list_models")  # they tell what is here, and nothing of what a model does
+# Calls of all kinds: so many for each of the budget's, and so many more; later ones are not written down.
+FREELY, FREE_CALLS = 2, 500
 LARGEST = 200_000  # characters of all arguments of a call, as JSON
 NO_OBJECT = "no object of JSON data"  # what is written down instead of arguments that are none
 MESSAGE = 700  # characters of an error's message
@@ -88,6 +88,7 @@ class Session:
             "rows": {},
             "numbers": {},
         }
+        self.paid: frozenset[Reading] = frozenset()
         self.summary = ""
         self.arguments: dict[str, Any] = {}
         self._more: dict[str, tuple[str, str, list[Any], int, int]] = {}
@@ -98,9 +99,10 @@ class Session:
     def call(self, name: str, arguments: Any = None) -> Reply:
         """Answer one call; `arguments` is an object of JSON data, and whatever is wrong with it is in the reply.
 
-        Raises OSError only, where the transcript cannot be written.
+        Raises OSError where the transcript cannot be written, and what the workspace's `turn` raises where it lets nobody wait any
+        more: then there was no call, and the transcript has no line of one.
         """
-        with self._lock:
+        with self._lock, self.workspace.turn:
             name = shown(str(name)[:60])[:60]  # done again it changes nothing, so that a replay finds it
             if self._number >= FREELY * self.budget.calls + FREE_CALLS:
                 message = (
@@ -123,23 +125,31 @@ class Session:
             return "".join(self._transcript.lines)
 
     def _answered(self, id: str, name: str, given: dict[str, Any] | None) -> Reply:
-        before = self.spending.runs
+        before, paid = self.spending.runs, self.paid
         try:
-            if name not in FREE:
+            if not self._is_free(name, given):
                 self.spending.open()
             tool = self._tool(name)
             values = tool.check(_object(given))
-            self.spending.charge(tool.price(self, values))
-            with self.workspace.turn:
-                answer = tool.function(self, **values)
+            wanted = self.paid.union(tool.reads(self, values))
+            self.spending.charge(tool.price(self, values) + sum(each.runs for each in wanted - self.paid))
+            self.paid = wanted
+            answer = tool.function(self, **values)
             return self._fitted(id, tool, answer, self.spending.runs - before)
         except UserError as error:
-            self.spending.runs = before  # nothing was learned; the call itself stays charged
+            self.spending.runs, self.paid = before, paid  # nothing was learned; the call itself stays charged
             return self._failed(id, name, error if isinstance(error, Refused) else Refused(str(error), "user"), before)
         except Exception as error:
             log.exception("the tool %s failed", name)
             message = f"expected {name} to work; it failed ({type(error).__name__}); this is a defect, go on with another tool"
             return self._failed(id, name, Refused(message, "internal"), before)
+
+    def _is_free(self, name: str, given: dict[str, Any] | None) -> bool:
+        """Whether a call is of those that conclude, or reads on in what one of them listed."""
+        handle = (given or {}).get("handle") if name == "more" else None
+        if isinstance(handle, str) and handle in self._more:
+            name = self.results[self._more[handle][0]]["tool"]
+        return name in FREE
 
     def _tool(self, name: str) -> Tool:
         if name not in TOOLS:
@@ -243,9 +253,12 @@ class Session:
         """Why a result cannot be cited."""
         if id not in self.results:
             return "which is no result"
-        if not self.results[id]["ok"]:
+        found = self.results[id]
+        if not found["ok"]:
             return "which failed"
-        return "which observed nothing" if self.results[id]["tool"] in FREE else None
+        if found["tool"] == "more":
+            found = self.results[found["result"]["of"]]
+        return "which observed nothing" if found["tool"] in NO_EVIDENCE else None
 
 
 def _as_given(arguments: Any) -> dict[str, Any] | None:

@@ -18,11 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ...circuits.parts import Part, parts
 from ...saes import Dictionary, Document, FeatureStore, UserError, model_info
 from ..diffing import Diff
 from ..labels import LanguageModel
 from .measures.baseline import Baseline, neutral, read_baseline
+from .measures.meaning import Meanings, read_meanings
 from .measures.norms import Norms, norms_of
 from .untrusted import shown
 
@@ -49,6 +52,7 @@ class Workspace:
         self._parts: dict[str, Part] = {}
         self._norms: dict[str, Norms] = {}
         self._baselines: dict[tuple[str, str], Baseline] = {}
+        self._meanings: Meanings | None = None
         if "target" not in self.models or not set(self.models) <= set(NAMES):
             raise UserError(
                 f'expected models {{"target": …, "base": …}}; got {", ".join(self.models) or "none"}; name the target'
@@ -62,6 +66,8 @@ class Workspace:
         for name in (*self.dictionaries, *self.stores, *self.diffs):
             if not re.fullmatch(r"[\w .:/()@+-]{1,80}", name):
                 raise UserError(f"expected names of letters, digits and . : / - _; got {name[:80]!r}; rename it")
+        for found in self.diffs.values():
+            found.check()
         known = {model_info(model).fingerprint for model in self.models.values()}
         for name, dictionary in self.dictionaries.items():
             sites = (*dictionary.config.site, *dictionary.config.sites_out)
@@ -134,7 +140,7 @@ class Workspace:
         """What is usual for the latents of a dictionary: of its store, or else of the baseline text under the target."""
         if name not in self._norms:
             store = self.store(name)
-            self._norms[name] = norms_of(store, None if store else self.baseline(name))
+            self._norms[name] = norms_of(store, None if store else self.baseline(name), self._read_in(store))
         return self._norms[name]
 
     def baseline(self, name: str, which: str = "target") -> Baseline:
@@ -144,6 +150,19 @@ class Workspace:
             self._baselines[key] = read_baseline(self.model(which), self.part(name), neutral(self.corpus))
         return self._baselines[key]
 
+    def _read_in(self, store: FeatureStore | None) -> str:
+        """Which model the norms of a dictionary were read in: the one that its store was collected with, else the target."""
+        about = None if store is None else store.manifest.get("model")
+        own = about.get("fingerprint") if isinstance(about, dict) else None
+        known = {model_info(model).fingerprint: f"the {which}" for which, model in reversed(self.models.items())}
+        return "the target" if store is None else known.get(str(own), "a model that is not here")
+
+    def meanings(self) -> Meanings:
+        """The corpus by meaning, as the target has it, read once."""
+        if self._meanings is None:
+            self._meanings = read_meanings(self.model(), self.corpus)
+        return self._meanings
+
     def count(self, text: str) -> int:
         """Tokens of a text by the target's tokenizer, or a token for 3.5 characters where that is more."""
         tokenizer: Any = getattr(self.models["target"], "tokenizer", None)
@@ -151,12 +170,12 @@ class Workspace:
         return max(own, -(-len(text) * 2 // 7))
 
     def fingerprints(self) -> dict[str, Any]:
-        """Which models, dictionaries, stores, diffs and documents these are; a transcript is replayed on the same ones."""
+        """Which models, dictionaries, stores (their labels too), diffs and documents these are; a transcript is replayed on the same."""
         return {
             "models": {name: model_info(model).fingerprint for name, model in self.models.items()},
             "dictionaries": {name: each.fingerprint for name, each in self.dictionaries.items()},
-            "stores": {name: _hash(each.manifest) for name, each in self.stores.items()},
-            "diffs": {name: _hash(each.manifest) for name, each in self.diffs.items()},
+            "stores": {name: _hash([each.manifest, each.labels.rows()]) for name, each in self.stores.items()},
+            "diffs": {name: _hash([each.manifest, _columns(each)]) for name, each in self.diffs.items()},
             "corpus": _hash([list(each) for each in self.corpus]) if self.corpus else None,
             "judge": None if self.judge is None else self.judge.name,
         }
@@ -189,6 +208,13 @@ def _about(model: Any) -> dict[str, Any]:
 
 def _document(given: Document | str, number: int) -> Document:
     return Document(f"document {number}", "text", given) if isinstance(given, str) else given
+
+
+def _columns(diff: Diff) -> dict[str, str]:
+    found = {
+        name: column.detach().cpu().contiguous().view(torch.uint8).numpy() for name, column in diff.columns.items()
+    }
+    return {name: hashlib.blake2b(column.tobytes(), digest_size=16).hexdigest() for name, column in found.items()}
 
 
 def _hash(data: Any) -> str:

@@ -20,6 +20,7 @@ from ..fields import Latent, Messages, Name, Short, Text
 from ..measures.ablating import active_draws
 from ..measures.describe import checked, described
 from ..measures.prompts import given, ids_of, latents_on, seen
+from ..measures.readings import usual
 from ..registry import Refused, tool
 from ..session import Session
 from ..untrusted import token, untrusted
@@ -43,7 +44,7 @@ def _price(session: Session, arguments: Mapping[str, Any]) -> int:
     return 3 + 2 * CONTROLS + (written(arguments["tokens"], 3) if arguments["tokens"] else 0)
 
 
-@tool("act", cost=3 + 2 * CONTROLS, price=_price)
+@tool("act", cost=3 + 2 * CONTROLS, price=_price, reads=usual)
 def steer(
     session: Session,
     changes: Annotated[list[Change], Field(min_length=1, max_length=10)],
@@ -180,7 +181,7 @@ def _ablate_price(session: Session, arguments: Mapping[str, Any]) -> int:
     return len(arguments["texts"]) * (4 + 2 * CONTROLS)
 
 
-@tool("act", cost=4 + 2 * CONTROLS, price=_ablate_price)
+@tool("act", cost=4 + 2 * CONTROLS, price=_ablate_price, reads=usual)
 def ablate(
     session: Session,
     latents: Annotated[list[Latent], Field(min_length=1, max_length=20)],

@@ -14,11 +14,12 @@ from ..answers import Answer
 from ..fields import Name, Rows, Short
 from ..measures.describe import kept, rows_of
 from ..measures.quick_lens import quick_lens
+from ..measures.readings import Reading, in_all, usual_of
 from ..registry import Refused, tool
 from ..session import Session
 from ..untrusted import token, tokens, untrusted
 
-QUICK, FDR = 16, 0.05
+LENS_RUNS, FDR = 16, 0.05
 COLUMNS = (
     "score",
     "change",
@@ -39,11 +40,23 @@ COLUMNS = (
 LENS = ("position", "score", "p", "q", "length", "random_high")
 
 
+def _is_quick(session: Session, given: Mapping[str, Any]) -> bool:
+    return given["diff"] is None and (given["quick"] or not session.workspace.diffs)
+
+
 def _price(session: Session, arguments: Mapping[str, Any]) -> int:
-    return QUICK if arguments["diff"] is None and (arguments["quick"] or not session.workspace.diffs) else 0
+    return LENS_RUNS if _is_quick(session, arguments) and arguments["method"] == "lens" else 0
 
 
-@tool("compare", cost=0, price=_price)
+def _reads(session: Session, given: Mapping[str, Any]) -> list[Reading]:
+    """By means: ordinary text in both models. Of a Diff: what its latents are told by."""
+    if _is_quick(session, given):
+        return [] if given["method"] == "lens" else in_all(session, given)
+    own = _dictionary_of(session, _chosen(session, given["diff"], given["method"])[1])
+    return [] if own is None else usual_of(session.workspace, own)
+
+
+@tool("compare", cost=0, price=_price, reads=_reads)
 def diff_features(
     session: Session,
     diff: Name | None = None,
@@ -71,7 +84,7 @@ def diff_features(
         dictionary: For the quick comparison: name from list_models; left out, the first.
         exclude_dense: Leave out latents that fire almost everywhere.
     """
-    if diff is None and (quick or not session.workspace.diffs):
+    if _is_quick(session, {"diff": diff, "quick": quick}):
         if method == "lens":
             return quick_lens(session, k)
         return _quick(session, session.workspace.dictionary(dictionary), by, k, exclude_dense)
@@ -81,7 +94,7 @@ def diff_features(
     if by not in columns:
         raise Refused(f"expected a column ({', '.join(columns)}) to rank by; got another; choose one", field="by")
     order, rows = chosen.order(by), chosen.rows(10 * k, by)
-    settings = chosen.manifest.get("settings")
+    settings = chosen.manifest.get("settings") or {}
     own = _dictionary_of(session, chosen)
     result: dict[str, Any] = {
         "diff": name,
@@ -89,8 +102,8 @@ def diff_features(
         "by": by,
         "found": chosen.discoveries,
         "of": len(chosen),
-        "fdr": _number(settings.get("fdr")) if isinstance(settings, dict) else None,
-        "notes": [untrusted(str(each)) for each in chosen.notes[:5]],
+        "fdr": settings.get("fdr"),
+        "notes": [untrusted(each) for each in chosen.notes[:5]],
     }
     if chosen.method == "lens":
         listed = [_lens_row(row) for row in rows[:k]]
@@ -117,7 +130,7 @@ def _chosen(session: Session, name: str | None, method: str) -> tuple[str, Diff]
 
 def _dictionary_of(session: Session, diff: Diff) -> str | None:
     """The workspace's dictionary whose latents a Diff is of, None where it has none such."""
-    known = {str(each) for each in (diff.manifest.get("dictionaries") or {}).values()}
+    known = set((diff.manifest.get("dictionaries") or {}).values())
     for name, dictionary in session.workspace.dictionaries.items():
         if dictionary.fingerprint in known and dictionary.config.latents == len(diff) and dictionary.is_single:
             return name
@@ -130,31 +143,22 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     if "class" in row:
         found["class"] = row["class"]
     if fires := row.get("fires_on"):
-        found["fires_on"] = tokens([str(each) for each in fires[:5]])
+        found["fires_on"] = tokens(fires[:5])
     return found
 
 
 def _lens_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: row[name] for name in LENS if _number(row.get(name)) is not None}
-    return {"token": untrusted(token(str(row.get("string")))), **found, "found": row["is_found"]}
+    found = {name: row[name] for name in LENS if row.get(name) is not None}
+    return {"token": untrusted(token(row["string"] or "")), **found, "found": row["is_found"]}
 
 
 def _causal(score: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"latents": _numbers(score.get("latents"))[:20] or "the whole activation"}
+    found: dict[str, Any] = {"latents": score["latents"][:20] or "the whole activation"}
     for side in ("patched", "removed"):
-        share = score.get(side) or {}
-        controls, interval = _numbers(share.get("controls")), _numbers(share.get("interval"))
-        found[side] = {"share": _number(share.get("share")), "interval": interval or None, "p": _number(share.get("p"))}
-        found[side]["largest_control"] = max(controls) if controls else None
+        share = score[side]
+        found[side] = {name: share.get(name) for name in ("share", "interval", "p")}
+        found[side]["largest_control"] = max(share.get("controls") or [], default=None)
     return found
-
-
-def _number(value: Any) -> int | float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _numbers(values: Any) -> list[int | float]:
-    return [each for each in map(_number, values) if each is not None] if isinstance(values, list) else []
 
 
 def _quick(session: Session, name: str, by: str, k: int, exclude_dense: bool) -> Answer:

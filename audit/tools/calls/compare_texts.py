@@ -26,6 +26,7 @@ from ..answers import Answer
 from ..fields import Name, Rows, Text, Which, check_length, check_unlike
 from ..measures.describe import kept, rows_of
 from ..measures.prompts import text_means
+from ..measures.readings import usual
 from ..registry import tool
 from ..session import Session
 
@@ -39,7 +40,7 @@ def _price(session: Session, arguments: Mapping[str, Any]) -> int:
     return len(arguments["a"]) + len(arguments["b"])
 
 
-@tool("compare", cost=8, price=_price)
+@tool("compare", cost=8, price=_price, reads=usual)
 def compare_texts(
     session: Session,
     a: Group,

@@ -26,8 +26,8 @@ def hypothesis(
 ) -> Answer:
     """The hypothesis board: add a claim, update its status by evidence, or list the claims.
 
-    A claim is open until evidence decides; supported and rejected need ids of results (such as r3) that exist and were ok.
-    Costs nothing.
+    A claim is open until evidence decides; supported and rejected need ids of results (such as r3) that exist, were ok and observed
+    something: list_models and the board did not. Costs nothing.
 
     Args:
         action: add (needs statement), update (needs id), or list.
@@ -92,7 +92,7 @@ def report(session: Session, summary: Annotated[str, Field(max_length=1_000)] = 
 
 @tool("conclude")
 def more(session: Session, handle: Short) -> Answer:
-    """The next part of a list that was too long for one reply. Counts as a call, runs nothing.
+    """The next part of a list that was too long for one reply. Counts as a call (but for lists of tools that cost nothing), runs nothing.
 
     Args:
         handle: The `more` of the reply that was cut, or the `next` of an earlier part, such as r7/2.

@@ -19,6 +19,8 @@ from ..answers import Answer
 from ..fields import Messages, Name, Rows, Short, Text
 from ..measures.describe import described
 from ..measures.prompts import given, ids_of
+from ..measures.readings import usual
+from ..measures.tested import GRAPH_RUNS, beside, nodes_together
 from ..registry import Refused, tool
 from ..session import Session
 from ..untrusted import shown, token, untrusted
@@ -29,10 +31,10 @@ FEATURES, TRACED, GRAPHS, NODES = (
     8,
     12,
 )  # features of a graph, tokens of its prompt, graphs kept, nodes patched
-COST = 20
+COST = 20 + GRAPH_RUNS
 
 
-@tool("look", cost=COST, reads_only=False)  # it keeps a graph
+@tool("look", cost=COST, reads=usual, reads_only=False)  # it keeps a graph
 def attribution(
     session: Session,
     text: Text | None = None,
@@ -47,7 +49,8 @@ def attribution(
 
     `attribution` is signed and sums over all paths; `ledger_residual` near 0 means that all contributions add up; `completeness` and
     `replacement` (0 to 1) say how much of the influence goes through the listed kinds rather than errors. It holds attention patterns
-    fixed, so it predicts; test it with path_patch.
+    fixed, so it predicts: `together` ablates the listed features that speak for the target in the real model, beside random ones of the
+    same layers, positions and activations; path_patch tests each.
 
     Args:
         text: The prompt, at most 64 tokens.
@@ -76,6 +79,7 @@ def attribution(
     result = {
         "graph": id, "targets": [_target(graph.nodes[place]) for place in graph.targets[:5]], "tokens": len(strings),
         "ledger_residual": graph.residual, "completeness": scores.completeness, "replacement": scores.replacement,
+        **({"together": nodes_together(session, name, graph, [place for places in grouped[:k] for place in places])} if grouped else {}),
         "influence_of_leaves": dict(scores.leaf_shares), "by_token": _by_token(graph, strings), "traced": len(grouped), "features": rows,
     }  # fmt: skip
     return Answer(result, "features", session.about(name))
@@ -161,27 +165,15 @@ def path_patch(
             "index": node.index,
             "at": node.position,
         }
-        rows.append(row | {"predicted": predicted, "measured": measured} | _beside(measured, controls))
+        rows.append(row | {"predicted": predicted, "measured": measured} | beside(measured, controls))
     rows.sort(key=lambda row: (-abs(row["measured"]), row["node"]))
     together = {"predicted": found.top_predicted, "measured": found.top_measured}
     result = {
         "graph": graph,
-        "together": together | _beside(found.top_measured, found.control_measured),
+        "together": together | beside(found.top_measured, found.control_measured),
         "rank_correlation": found.spearman,
         "interval": list(found.interval),
         "warnings": [untrusted(each) for each in found.warnings[:5]],
         "rows": rows,
     }
     return Answer(result, "rows", session.about(name), session.seed)
-
-
-def _beside(measured: float, controls: tuple[float, ...]) -> dict[str, Any]:
-    if not controls:
-        return {"controls": 0}
-    most = max(abs(value) for value in controls)
-    return {
-        "controls": len(controls),
-        "control_low": min(controls),
-        "control_high": max(controls),
-        "beyond_controls": abs(measured) > most,
-    }

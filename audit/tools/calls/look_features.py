@@ -10,10 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ....circuits import rank_features
+from ....circuits.prompts.rank import PromptFeatures
 from ..answers import Answer
 from ..fields import Latent, Messages, Name, Rows, Short, Text, check_length
 from ..measures.describe import checked, described, kept, rows_of
 from ..measures.prompts import OfLatents, Positions, Seen, chosen_tokens, given, ids_of, latents_on, seen, seen_many
+from ..measures.readings import usual
+from ..measures.tested import LIKELY, latents_together, summed, to_other_tokens
+from ..measures.tested import RUNS as TEST_RUNS
 from ..registry import Refused, tool
 from ..session import Session
 from ..untrusted import token, tokens, untrusted
@@ -24,10 +29,10 @@ FIRING = 12  # tokens shown of one text
 
 
 def _price(session: Session, arguments: Mapping[str, Any]) -> int:
-    return 1 + session.workspace.has_base + 2 * (arguments["rank"] == "attribution")
+    return 1 + session.workspace.has_base + (2 + TEST_RUNS) * (arguments["rank"] == "attribution")
 
 
-@tool("look", cost=1, price=_price)
+@tool("look", cost=1, price=_price, reads=usual)
 def top_features(
     session: Session,
     text: Text | None = None,
@@ -44,7 +49,9 @@ def top_features(
     `bits` is how surprising the largest value is: -log2 of the share of ordinary tokens on which the latent is at least so strong (an
     ordinary token has 1 or 2; the largest of `asked` tokens reaches log2 of their number by chance). `mean` is over the chosen tokens,
     `usual` the mean on ordinary text, `base` the mean in the base model on the same text. Latents that fire on over a tenth of
-    ordinary tokens are left out, and of those that are alike all but the first.
+    ordinary tokens are left out, and of those that are alike all but the first. By attribution, `other_tokens` is the latent's mean size
+    to other likely tokens, and `together` what the target loses without the listed latents that speak for it, beside random ones as
+    active.
 
     Args:
         text: Plain text. Left out with messages: a sentence about the assistant itself.
@@ -67,12 +74,17 @@ def top_features(
     base = _in_base(session, name, prompt, positions)
     numbers = _numbers(session, name, found, on, base)
     result: dict[str, Any] = {"rank": rank, "tokens": len(found.ids), "asked": int(chosen.sum())}
+    attributed = None
     if rank == "attribution":
-        result |= _attributed(session, name, found, chosen, target, numbers)
+        attributed = _attributed(session, name, found, chosen, target, numbers)
+        result |= _about_target(attributed, chosen, numbers)
     if rank == "change":
         numbers |= _only_in_base(session, name, base, numbers)
     order = sorted(numbers, key=lambda latent: (-_key(numbers[latent], rank), latent))
     listed = kept(session, name, order, k, exclude_dense)
+    if attributed is not None:
+        own = {latent: numbers[latent]["attribution"] for latent in listed.latents}
+        result["together"] = latents_together(session, name, found, chosen, attributed.target_ids, own)
     result |= {
         "active": len(numbers), "dense_left_out": listed.dense, "usual_from": session.workspace.norms(name).source,
         "features": rows_of(session, name, listed, numbers),
@@ -123,24 +135,23 @@ def _only_in_base(
 
 def _attributed(
     session: Session, name: str, found: Seen, chosen: Tensor, target: str | None, numbers: dict[int, dict[str, Any]]
-) -> dict[str, Any]:
-    """Add each latent's attribution over the chosen tokens; says of what, and how much is of no latent."""
-    from ....circuits import rank_features
-
+) -> PromptFeatures:
+    """Add each latent's attribution over the chosen tokens, and its mean size to other tokens."""
     model, part = session.workspace.model(), session.workspace.part(name)
-    ranked = rank_features(model, part, found.ids, target=target, rank="attribution", top=part.latents)
-    sums = dict.fromkeys(numbers, 0.0)
-    for place in chosen.nonzero()[:, 0].tolist():
-        for row in ranked.features[place]:
-            if row.latent in sums:
-                sums[row.latent] += row.attribution
-    for latent, total in sums.items():
-        numbers[latent]["attribution"] = total
+    ranked = rank_features(model, part, found.ids, target=target, rank="attribution", top=part.latents, likely=LIKELY)
+    sums, others = summed(ranked, chosen), to_other_tokens(session, name, ranked, chosen)
+    for latent, row in numbers.items():
+        row |= {"attribution": sums.get(latent, 0.0), "other_tokens": others.get(latent, 0.0)}
+    return ranked
+
+
+def _about_target(ranked: PromptFeatures, chosen: Tensor, numbers: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of what the attribution is, and how much of it is of no latent."""
     left = sum(value for value, is_chosen in zip(ranked.rest, chosen.tolist(), strict=True) if is_chosen)
     return {
         "target": untrusted(ranked.target, 60),
         "target_logit": ranked.value,
-        "of_latents": sum(sums.values()),
+        "of_latents": sum(row["attribution"] for row in numbers.values()),
         "of_no_latent": left,
     }
 
@@ -157,7 +168,11 @@ def _key(row: Mapping[str, Any], rank: Rank) -> float:
     return abs(row["attribution"]) if rank == "attribution" else abs(row["mean"] - row["base"])
 
 
-@tool("look", cost=1, price=lambda session, given: len(given["texts"]) * (1 + session.workspace.has_base))
+def _texts_price(session: Session, arguments: Mapping[str, Any]) -> int:
+    return len(arguments["texts"]) * (1 + session.workspace.has_base)
+
+
+@tool("look", cost=1, price=_texts_price, reads=usual)
 def activations(
     session: Session,
     latents: Annotated[list[Latent], Field(min_length=1, max_length=10)],

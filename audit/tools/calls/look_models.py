@@ -20,7 +20,7 @@ LISTED = 20
 def list_models(session: Session) -> Answer:
     """What can be looked at here: the target and base models, dictionaries (with their sites, latents, labels), diffs, and the corpus.
 
-    Names given here are those that the other tools take. Runs no model.
+    Names given here are those that the other tools take. Runs no model; no claim can rest on it.
     """
     workspace = session.workspace
     kinds = Counter(each.kind for each in workspace.corpus)

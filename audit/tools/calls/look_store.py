@@ -14,6 +14,7 @@ from ..answers import Answer
 from ..fields import Latent, Name, Rows, Short
 from ..measures.describe import checked, described, fires_on, kept, known
 from ..measures.norms import Norms
+from ..measures.readings import in_all, usual
 from ..measures.weights import effects_on, promoted
 from ..registry import Refused, tool
 from ..session import Session
@@ -23,7 +24,7 @@ EXAMPLES, NEIGHBOURS, LOGITS, PASSAGE = 8, 5, 8, 240
 FEW, ONE_TOKEN, ONE_PLACE = 10, 0.9, 0.5
 
 
-@tool("look")
+@tool("look", reads=in_all)
 def feature(session: Session, latent: Latent, dictionary: Name | None = None) -> Answer:
     """Everything known of one latent: label with its score, how often it fires, its tokens, its strongest examples (the firing tokens
     are ⟦marked⟧), the tokens it promotes and suppresses, its neighbours, and warnings.
@@ -130,7 +131,7 @@ def _of_store(store: FeatureStore, latent: int) -> list[dict[str, Any]]:
     return list(found.values())[:EXAMPLES]
 
 
-@tool("look")
+@tool("look", reads=usual)
 def search_features(
     session: Session,
     query: Short,
@@ -141,7 +142,7 @@ def search_features(
 ) -> Answer:
     """The latents that a word, a token or another latent leads to, best first, each with what it is.
 
-    The query is a plain string (no patterns). Runs no model.
+    The query is a plain string (no patterns).
 
     Args:
         query: What to look for; for similar the number of a latent.

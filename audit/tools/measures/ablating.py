@@ -52,7 +52,7 @@ def ablated(
     steered = steer_prompt(
         model,
         ids,
-        _edits(part, latents, places),
+        edits_of(part, latents, places),
         part,
         controls=controls,
         latents=0,
@@ -90,7 +90,8 @@ def active_draws(on: OfLatents, latents: Sequence[int], controls: int, generator
     return draws
 
 
-def _edits(part: Part, latents: Sequence[int], places: list[int]) -> list[Edit]:
+def edits_of(part: Part, latents: Sequence[int], places: list[int]) -> list[Edit]:
+    """Latents taken away at some places of a prompt."""
     nodes = [Node("latent", part.layer, 0, latent, 0.0, f"latent {latent}", site=part.read) for latent in latents]
     return [Edit(nodes, "ablate", None, places)] if nodes else []
 
@@ -103,7 +104,7 @@ def _measured(
     losses, moved = [_loss(unchanged, ids)], [0.0]
     for start in range(0, len(sets), AT_ONCE):
         logits = run_edited(
-            catalogue, ids, [_edits(part, each, places) for each in sets[start : start + AT_ONCE]]
+            catalogue, ids, [edits_of(part, each, places) for each in sets[start : start + AT_ONCE]]
         ).logits
         for row in logits:
             shares = row.float().log_softmax(-1)

@@ -1,7 +1,7 @@
 """What is usual for each latent: how often it fires, how strongly at most, and how surprising a value of it is, in bits.
 
 Of a FeatureStore where there is one (millions of tokens, circuits/prompts/surprise.py), else of the baseline text (a few thousand, where
-no surprise can exceed log2 of their number). `source` says which.
+no surprise can exceed log2 of their number). `source` says which, and in which model: a store may be of the base.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Norms:
         return out
 
 
-def norms_of(store: FeatureStore | None, baseline: Baseline | None) -> Norms:
-    """The norms of a store, or of a baseline where there is none."""
+def norms_of(store: FeatureStore | None, baseline: Baseline | None, model: str) -> Norms:
+    """The norms of a store, or of a baseline where there is none; `model` says which one read the text."""
     if store is not None:
         kept = int(store.manifest.get("kept_rows") or len(store.tokens))
         density = store.density.double()
@@ -68,10 +68,11 @@ def norms_of(store: FeatureStore | None, baseline: Baseline | None) -> Norms:
             if "mean_value" in store.columns
             else torch.zeros_like(density)
         )
-        return Norms(density, store.max_value.double(), mean.nan_to_num(), f"a store of {kept:,} tokens", store, None)
+        source = f"a store of {kept:,} tokens, read in {model}"
+        return Norms(density, store.max_value.double(), mean.nan_to_num(), source, store, None)
     assert baseline is not None
     tokens = max(len(baseline), 1)
     return Norms(
         baseline.counts().double() / tokens, baseline.largest(), baseline.sums() / tokens,
-        f"{tokens:,} tokens of {baseline.texts} baseline texts", None, baseline,
+        f"{tokens:,} tokens of {baseline.texts} baseline texts, read in {model}", None, baseline,
     )  # fmt: skip
