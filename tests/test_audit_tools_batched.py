@@ -3,8 +3,8 @@
 import audit_game_toys as toys
 import pytest
 from unweave.audit.tools import Session
-from unweave.audit.tools.measures import batched
 from unweave.audit.tools.measures.batched import KEPT, write_many
+from unweave.circuits.prompts import many
 from unweave.saes import to_tokens
 
 QUESTIONS = ["describe the river", "describe the stone", "tell me about the horse", "say something about the table"]
@@ -77,11 +77,11 @@ def test_only_a_model_that_was_told_to_keeps_its_answers(monkeypatch):
 def test_a_shared_beginning_is_read_once_and_changes_no_reply(monkeypatch):
     texts = [f"<user> say pencil i like the word pencil there is a pencil here {one} <reply>" for one in QUESTIONS]
     ids = [to_tokens(toys.base(), text) for text in texts]
-    shared = batched.shared_prefix(ids)
+    shared = many.shared_prefix(ids)
     assert 8 <= shared < min(map(len, ids)) and len({tuple(one[:shared].tolist()) for one in ids}) == 1
     together = write_many(toys.base(), ids, 6)
-    monkeypatch.setattr(batched, "LONG", 10**6)
-    assert batched.shared_prefix(ids) == 0 and write_many(toys.base(), ids, 6) == together
-    monkeypatch.setattr(batched, "LONG", 1)
-    assert batched.shared_prefix([ids[0], ids[0]]) == len(ids[0]) - 1 and batched.shared_prefix(ids[:1]) == 0
+    monkeypatch.setattr(many, "LONG", 10**6)
+    assert many.shared_prefix(ids) == 0 and write_many(toys.base(), ids, 6) == together
+    monkeypatch.setattr(many, "LONG", 1)
+    assert many.shared_prefix([ids[0], ids[0]]) == len(ids[0]) - 1 and many.shared_prefix(ids[:1]) == 0
     assert write_many(toys.base(), [ids[0]] * 2, 6) == [together[0]] * 2
