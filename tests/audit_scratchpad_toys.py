@@ -16,6 +16,10 @@ PROMPT, CUE = "ask 3 ;".replace(";", "hint"), "answer"
 @functools.cache
 def copier(place: int, strength: float = 30.0):
     """One attention layer whose only head, at the cue, copies the token at `place` into the logits."""
+    return wrap(_copying(place, strength), WORDS)
+
+
+def _copying(place: int, strength: float):
     vocab, d = len(WORDS), 2 * len(WORDS) + CONTEXT
     token, position, out = slice(vocab), slice(vocab, vocab + CONTEXT), slice(vocab + CONTEXT, d)
     model = blank(1, d, vocab, CONTEXT, heads=1, d_head=max(vocab, CONTEXT))
@@ -24,6 +28,23 @@ def copier(place: int, strength: float = 30.0):
     model.head.weight.copy_(strength * one_hot(out, vocab, d).T)
     places: list[int | None] = [place if p >= LAST else 0 for p in range(CONTEXT)]
     write_head(model, 0, 0, **look_at(places, position, d), v=one_hot(token, vocab, d), o=one_hot(out, vocab, d).T)
+    return model
+
+
+ANY = tuple("0123456789")
+
+
+@functools.cache
+def writer(place: int, first: tuple[str, ...] = ANY, second: tuple[str, ...] = ANY, end: str = "answer"):
+    """A copier that also writes `so FIRST . then SECOND . answer`, each value any of its own with equal chances, by position alone.
+
+    `end` stands where `answer` does: with another word there it never comes to an end.
+    """
+    model = _copying(place, 30.0)
+    said = [("so",), first, (".",), ("then",), second, (".",), (end,)]
+    for position, words in enumerate(said, 3):  # what follows position 3, the prompt's last
+        for word in words:
+            model.head.weight[WORDS.index(word), len(WORDS) + position] = 300.0
     return wrap(model, WORDS)
 
 

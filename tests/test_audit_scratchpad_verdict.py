@@ -54,6 +54,9 @@ def test_the_world_says_what_it_does():
     assert torch.equal(some.answer, some.numbers.sum(1) % 7) and torch.equal(
         some.steps[:, 1], some.numbers[:, :3].sum(1) % 7
     )
+    free = problems("free", 50, torch.Generator().manual_seed(0))
+    assert torch.equal(free.answer, (free.steps[:, 1] + free.numbers[:, 3]) % 7)
+    assert all(one.is_needed and one.label == "faithful" for one in examples("free", 2, 0))
     untrained = train(["work"], 0, steps=1)
     assert accuracy(untrained, "work", 0) < 0.4 and obeys(untrained, "ask", 0) < 0.4
 

@@ -7,7 +7,9 @@ checks fresh problems of each, and counts:
   within the mixed one; 95 % intervals by drawing models within a mode and problems within a model with replacement; and the range in which
   95 % of areas lie when the labels are shuffled, which is what chance can do with as many problems;
 * the verdicts, by the class that is known;
-* in the modes of known proportion, how much of the answer follows the scratchpad.
+* in the modes of known proportion, how much of the answer follows the scratchpad;
+* the areas of resampling with models of `free` in the place of `work`: both need the scratchpad, but one that always writes the same sums
+  leaves nothing to resample.
 
 Nothing was fitted to these models: the thresholds of verdict.py stand there with their reasons.
 """
@@ -28,11 +30,15 @@ import torch
 from ...circuits import auroc
 from ...circuits.worlds.tools import one_thread
 from .check import check_scratchpad, states
+from .resample import Resampled, resample_sentences
 from .result import Scratchpad, plain
+from .spans import split
 from .verdict import CLASSES, interval
-from .worlds import LABELS, MODES, Example, Trained, accuracy, examples, train, trained
+from .worlds import FREE, LABELS, MODES, Example, Trained, accuracy, examples, train, trained
 
 DRAWS = 500
+ROLLOUTS = 16
+NAME, CHANCE = 44, "labels shuffled (95 % of areas)"
 
 
 class Item(NamedTuple):
@@ -48,11 +54,11 @@ class Item(NamedTuple):
 
 
 class Area(NamedTuple):
-    """A method's area under the curve, with its interval, between models and within the mixed one."""
+    """A method's area under the curve, with its interval, between models and within the mixed one (None: not asked there)."""
 
     method: str
     between: tuple[float, float, float]
-    within: tuple[float, float, float]
+    within: tuple[float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -63,19 +69,24 @@ class Suite:
     chance: dict[str, tuple[float, float]]
     confusion: dict[str, dict[str, dict[str, int]]]
     proportions: list[dict[str, Any]]
+    free: list[Area]
     models: list[dict[str, Any]]
     problems: int
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
-        return plain(asdict(self) | {"areas": [area._asdict() for area in self.areas]})
+        named = {name: [area._asdict() for area in getattr(self, name)] for name in ("areas", "free")}
+        return plain(asdict(self) | named)
 
     def __repr__(self) -> str:
-        lines = [f"{'method':<38} {'between models':<22} within one model"]
-        lines += [f"{area.method:<38} {_shown(area.between):<22} {_shown(area.within)}" for area in self.areas]
-        chance = [f"{low:.2f} to {high:.2f}" for low, high in (self.chance["between"], self.chance["within"])]
-        lines.append(f"{'labels shuffled (95 % of areas)':<38} {chance[0]:<22} {chance[1]}")
+        lines = [f"{'method':<{NAME}} {'between models':<22} within one model"]
+        lines += [f"{area.method:<{NAME}} {_shown(area.between):<22} {_shown(area.within)}" for area in self.areas]
+        chance = {name: f"{low:.2f} to {high:.2f}" for name, (low, high) in self.chance.items()}
+        lines.append(f"{CHANCE:<{NAME}} {chance['between']:<22} {chance['within']}")
+        lines += ["", f"{'free for work: written freely, and needed':<{NAME}} between models"]
+        lines += [f"{area.method:<{NAME}} {_shown(area.between)}" for area in self.free]
+        lines.append(f"{CHANCE:<{NAME}} {chance['free']}")
         for name, table in self.confusion.items():
             lines += ["", f"verdicts, {name:<24} " + " ".join(f"{verdict:>13}" for verdict in CLASSES)]
             lines += [
@@ -91,7 +102,9 @@ class Suite:
         return "\n".join(lines)
 
 
-def _shown(value: Sequence[float]) -> str:
+def _shown(value: Sequence[float] | None) -> str:
+    if value is None:
+        return ""
     return f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]"
 
 
@@ -119,11 +132,21 @@ def method_scores(found: Scratchpad) -> dict[str, float]:
     if found.mediation is not None:
         scores["mediation, states: indirect"] = abs(found.mediation.indirect)
         scores["mediation, words: indirect"] = abs(found.mediation.words)
+    if found.resampled is not None:
+        scores |= resampled_scores(found.resampled)
     if found.graph is not None:
         scores["graph: share of claims"] = found.graph.shares["claimed"]
         scores["graph: share of scratchpad"] = found.graph.shares["claimed"] + found.graph.shares["scratchpad"]
         scores["graph: drop, claims ablated"] = found.graph.measured.get("claimed", math.nan)
     return scores
+
+
+def resampled_scores(found: Resampled) -> dict[str, float]:
+    """How far the answers move at most, above chance; and where the model wrote something else."""
+    return {
+        "resampled: answers move, less chance": found.score,
+        "resampled: where something else is written": found.counterfactual_score,
+    }
 
 
 def _follow(mean: dict[str, float]) -> float:
@@ -144,6 +167,7 @@ def run_suite(
     items: list[Item] = []
     models: list[dict[str, Any]] = []
     follows: dict[str, list[tuple[float, float]]] = {}
+    free: list[Item] = []
     with one_thread():
         for number in range(seed, seed + seeds):
             for modes in ([mode] for mode in LABELS), (list(MODES),):
@@ -160,27 +184,28 @@ def run_suite(
                                 follows.setdefault(mode, []).append(
                                     (found.claims[1].mean["follows"], found.hint.mean["follows"])
                                 )
-            alone = train(["work"], number, 2 * (steps or 400), is_aided=False)
-            models.append(
-                {
-                    "modes": ["work, without a scratchpad"],
-                    "seed": number,
-                    "steps": 2 * (steps or 400),
-                    "accuracy": {"work": accuracy(alone, "work", number, is_aided=False)},
-                }
-            )
+            loose = trained([FREE], number, steps or 400)
+            models.append(_about(loose, [FREE], number))
+            free += [_rewritten(loose, example, number) for example in examples(FREE, count, number)]
+            models.append(_unaided(number, 2 * (steps or 400)))
     known = [item for item in items if item.mode in LABELS]
     between, within = ([item for item in known if item.is_mixed == is_mixed] for is_mixed in (False, True))
+    loosely = free + [item for item in between if not item.is_needed]
     return Suite(
         [Area(method, _area(between, method, seed), _area(within, method, seed)) for method in known[0].scores],
-        {"between": _chance(between, seed), "within": _chance(within, seed)},
+        {
+            "between": _chance(between, next(iter(known[0].scores)), seed),
+            "within": _chance(within, next(iter(known[0].scores)), seed),
+            "free": _chance(loosely, next(iter(free[0].scores)), seed),
+        },
         {
             "a model for each": _confusion(between),
             "one model of all": _confusion([item for item in items if item.is_mixed]),
         },
         [_proportion(mode, some, seed) for mode, some in follows.items()],
+        [Area(method, _area(loosely, method, seed), None) for method in free[0].scores],
         models,
-        len(items),
+        len(items) + len(free),
         time.perf_counter() - start,
     )
 
@@ -193,7 +218,7 @@ def _proportion(mode: str, follows: Sequence[tuple[float, float]], seed: int) ->
 
 def checked(one: Trained, example: Example) -> Scratchpad:
     """The check of one problem."""
-    return check_scratchpad(one.model, **example.options)
+    return check_scratchpad(one.model, **example.options, resample=ROLLOUTS)
 
 
 def _about(one: Trained, modes: Sequence[str], seed: int) -> dict[str, Any]:
@@ -207,8 +232,23 @@ def _about(one: Trained, modes: Sequence[str], seed: int) -> dict[str, Any]:
     }
 
 
+def _unaided(seed: int, steps: int) -> dict[str, Any]:
+    """How well `work` is done by a model that was trained to do without a scratchpad."""
+    alone = train(["work"], seed, steps, is_aided=False)
+    right = {"work": accuracy(alone, "work", seed, is_aided=False)}
+    return {"modes": ["work, without a scratchpad"], "seed": seed, "steps": steps, "accuracy": right}
+
+
 def _item(found: Scratchpad, example: Example, seed: int, is_mixed: bool) -> Item:
     return Item(example.mode, seed, is_mixed, example.is_needed, example.label, found.verdict, method_scores(found))
+
+
+def _rewritten(one: Trained, example: Example, seed: int) -> Item:
+    """A problem of `free`, of which only resampling is asked."""
+    given = {name: example.options[name] for name in ("scratchpad", "answer", "cue")}
+    run = split(one.model, example.options["prompt"], **given)
+    found = resample_sentences(one.model, run, rollouts=ROLLOUTS, claims=example.options["claims"])
+    return Item(example.mode, seed, False, True, example.label, "", resampled_scores(found))
 
 
 def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
@@ -236,11 +276,11 @@ def _area(items: Sequence[Item], method: str, seed: int) -> tuple[float, float, 
     return auc([item.scores[method] for item in items], [item.is_needed for item in items]), ends[0], ends[1]
 
 
-def _chance(items: Sequence[Item], seed: int) -> tuple[float, float]:
-    """The middle 95 % of areas of the first method under shuffled labels."""
+def _chance(items: Sequence[Item], method: str, seed: int) -> tuple[float, float]:
+    """The middle 95 % of areas of a method under shuffled labels."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.tensor([item.is_needed for item in items])
-    scores = [next(iter(item.scores.values())) for item in items]
+    scores = [item.scores[method] for item in items]
     found = [auc(scores, labels[torch.randperm(len(labels), generator=generator)].tolist()) for _ in range(DRAWS)]
     low, high = (
         torch.tensor(found, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()

@@ -1,15 +1,15 @@
 """check_scratchpad: every method on one run, and what follows.
 
 1. split the run (spans.py), 2. when the answer is decided (trajectory.py), 3. each sentence and all of them changed (importance.py),
-seed by seed, 4. who reads whom (attention.py), 5. claims and hint edited (claims.py), 6. effects by way of the scratchpad (mediation.py),
-7. the attribution graph (graph.py), 8. the class (verdict.py). A part that cannot be had for this model or run is left out with its reason.
+seed by seed, 4. who reads whom (attention.py), 5. claims and hint edited (claims.py), 6. the class (verdict.py), 7. what may be missing
+(parts.py): effects by way of the scratchpad (mediation.py), the attribution graph (graph.py), the model's own rewriting (resample.py). A
+part that cannot be had for this model or run is left out with its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,12 +17,12 @@ from ...circuits.prompts.text import Prompt
 from ...saes import UserError, model_info
 from .answers import Change, answer_logs, changes, is_own
 from .attention import knock_out
-from .claims import Claim, check_claim, claim_positions, claimed_vs_used, rewritten
-from .graph import graph_faithfulness
-from .importance import NEUTRAL, Paraphrases, Whole, Wording, sentence_importance, whole_importance
-from .mediation import mediation
+from .claims import Claim, Followed, check_claim, claim_positions, claimed_vs_used, rewritten
+from .importance import NEUTRAL, Importance, Paraphrases, Whole, Wording, sentence_importance, whole_importance
+from .parts import Parts
+from .resample import check_rollouts
 from .result import Scratchpad
-from .spans import MARKERS, Written, after, piece, split
+from .spans import MARKERS, Written, split
 from .trajectory import answer_trajectory
 from .verdict import Evidence, dependence, interval, settle
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 DRAWN_HINTS = 8
-FLOOR_RUNS = 4  # paraphrases whose states are put in for mediation
-T = TypeVar("T")
 
 
 def check_scratchpad(
@@ -51,6 +49,8 @@ def check_scratchpad(
     counterfactual: Mapping[str, Any] | None = None,
     dictionaries: Any = None,
     graph: bool = True,
+    resample: int = 0,
+    temperature: float = 1.0,
     draws: int = 16,
     seeds: int = 3,
     seed: int = 0,
@@ -61,55 +61,27 @@ def check_scratchpad(
     the answer away; `hint_edits`: what to put there, each with the answer that would follow, or None; left out, tokens of the run.
     `donors`, `paraphrases`, `neutral`: see `sentence_importance`; `claims`: see `claimed_vs_used`. `counterfactual`: {"prompt",
     "scratchpad", "answer"} of another problem worded alike, for mediation. `dictionaries`: for the graph; `graph=False` leaves it out.
-    Everything drawn is drawn `draws` times for each of `seeds` seeds. Raises UserError for a run without sentences or answer, a hint or a
-    value that does not stand where it is said to, and fewer than 4 draws.
+    `resample`: let the model write on so many times from each sentence, at `temperature` (see `resample_sentences`; 0: not at all).
+    Everything else drawn is drawn `draws` times for each of `seeds` seeds. Raises UserError for a run without sentences or answer, a hint
+    or a value that does not stand where it is said to, fewer than 4 draws, and 1 to 3 rollouts or a temperature of 0 for them.
     """
     _check(draws, seeds, hint_edits)
+    if resample != 0:
+        check_rollouts(resample, temperature)
     run = split(model, prompt, scratchpad=scratchpad, answer=answer, cue=cue, markers=markers)
-    options: dict[str, Any] = {"donors": donors, "paraphrases": paraphrases, "neutral": neutral}
     asked = _asked(model, run, hint, hint_edits, seed)
-    for claim in [*claims, *([] if asked is None else [asked])]:
-        check_claim(run, claim)
-        claim_positions(model, run, claim)
+    _check_claims(model, run, [*claims, *([] if asked is None else [asked])])
     values = [(claim.sentence, claim.value) for claim in claims]
-    importance = sentence_importance(model, run, draws=draws, seed=seed, values=values, **options)
     wordings = [Wording(model, run, donors, paraphrases, neutral, seed + i, values) for i in range(seeds)]
+    importance = sentence_importance(
+        model, run, draws=draws, seed=seed, values=values, donors=donors, paraphrases=paraphrases, neutral=neutral
+    )
     wholes = [importance.whole, *(whole_importance(model, run, wording, draws) for wording in wordings[1:])]
     followed = claimed_vs_used(model, run, claims)
-    hinted = (
-        None if asked is None else changes(model, run, [rewritten(model, run, asked, new) for new, _ in asked.edits])
-    )
-    largest = max((one.mean["drop"] for one in followed), default=None)
-    own = is_own(answer_logs(model, [run])[0], run)
-    evidence = [_evidence(run, one, hinted, largest, own, bool(donors), seed + i) for i, one in enumerate(wholes)]
+    evidence = _evidences(model, run, wholes, followed, asked, bool(donors), seed)
     verdict, by_seed, reasons = settle(evidence)
-    left_out: dict[str, str] = {}
     same = [run.with_sentences(wordings[0].same()) for _ in range(draws)]
-
-    def traced() -> Any:
-        where = [p for claim in claims if claim.sentence is not None for p in claim_positions(model, run, claim)]
-        hinting = [] if asked is None else list(claim_positions(model, run, asked))
-        return graph_faithfulness(model, run, claimed=where, hint=hinting, dictionaries=dictionaries, seed=seed)
-
-    def against() -> Any:
-        assert counterfactual is not None
-        other = split(
-            model,
-            counterfactual["prompt"],
-            scratchpad=counterfactual["scratchpad"],
-            answer=counterfactual["answer"],
-            cue=cue,
-        )
-        return mediation(model, run, other, paraphrases=same[:FLOOR_RUNS])
-
-    def hint_changed() -> Any:
-        assert asked is not None
-        value, follows = asked.edits[0]
-        other = rewritten(model, run, asked, value)
-        if follows is not None:
-            other = replace(other, answer=piece(model, after(follows)))
-        return mediation(model, run, other, paraphrases=same[:FLOOR_RUNS])
-
+    parts = Parts(model, run, claims, asked, same, seed)
     return Scratchpad(
         run, verdict, reasons, by_seed, evidence,
         answer_trajectory(model, run, draws=draws, seed=seed),
@@ -117,14 +89,12 @@ def check_scratchpad(
         knock_out(model, run, seed=seed),
         followed,
         None if asked is None else claimed_vs_used(model, run, [asked])[0],
-        _try("mediation", against, left_out, None if counterfactual is not None else "no counterfactual was given"),
-        _try("hint_mediation", hint_changed, left_out, None if hint is not None else "no hint was named"),
-        _try("graph", traced, left_out, None if graph else "it was not asked for"),
-        left_out,
-        {
-            "draws": draws, "seeds": seeds, "seed": seed, "floor": importance.floor_is,
-            "replaced_by": importance.replaced_by if donors else "tokens of the run", "model": model_info(model).dict(),
-        },
+        parts.mediation(counterfactual),
+        parts.hint_mediation(),
+        parts.graph(graph, dictionaries),
+        parts.left_out,
+        _settings(model, importance, bool(donors)) | {"draws": draws, "seeds": seeds, "seed": seed},
+        parts.resampled(resample, temperature, markers[1:]),
     )  # fmt: skip
 
 
@@ -135,6 +105,39 @@ def _check(draws: int, seeds: int, hint_edits: Sequence[Any]) -> None:
         raise UserError(
             f"expected at least 4 draws and 1 seed; got {draws} and {seeds}; of fewer draws no p can be small"
         )
+
+
+def _check_claims(model: TransformerBridge, run: Written, claims: Sequence[Claim]) -> None:
+    """UserError for a value that does not stand where it is said to."""
+    for claim in claims:
+        check_claim(run, claim)
+        claim_positions(model, run, claim)
+
+
+def _evidences(
+    model: TransformerBridge,
+    run: Written,
+    wholes: Sequence[Whole],
+    followed: Sequence[Followed],
+    asked: Claim | None,
+    has_donors: bool,
+    seed: int,
+) -> list[Evidence]:
+    """What decides the class, for each seed's changes of all sentences."""
+    hinted = (
+        None if asked is None else changes(model, run, [rewritten(model, run, asked, new) for new, _ in asked.edits])
+    )
+    largest = max((one.mean["drop"] for one in followed), default=None)
+    own = is_own(answer_logs(model, [run])[0], run)
+    return [_evidence(run, one, hinted, largest, own, has_donors, seed + i) for i, one in enumerate(wholes)]
+
+
+def _settings(model: TransformerBridge, importance: Importance, has_donors: bool) -> dict[str, Any]:
+    return {
+        "floor": importance.floor_is,
+        "replaced_by": importance.replaced_by if has_donors else "tokens of the run",
+        "model": model_info(model).dict(),
+    }
 
 
 def _evidence(
@@ -189,14 +192,3 @@ def _drawn(model: TransformerBridge, run: Written, hint: str, seed: int) -> tupl
         raise UserError("expected words in the run to put in the hint's place; got none; give hint_edits")
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()
     return tuple((pool[i], None) for i in order[:DRAWN_HINTS])
-
-
-def _try(name: str, make: Callable[[], T], left_out: dict[str, str], why_not: str | None) -> T | None:
-    """The part, or None with the reason noted: `why_not`, or the user error that making it raised."""
-    if why_not is None:
-        try:
-            return make()
-        except UserError as error:
-            why_not = str(error)
-    left_out[name] = why_not
-    return None

@@ -37,6 +37,8 @@ def scratchpad(
     opening: str = "<think>",
     closing: str = "</think>",
     graph: bool = True,
+    resample: int = 0,
+    temperature: float = 1.0,
     draws: int = 16,
     seeds: int = 3,
     seed: int = 0,
@@ -54,6 +56,8 @@ def scratchpad(
         opening: Marker in front of the scratchpad in texts and chats.
         closing: Marker behind it.
         graph: Whether to trace the answer.
+        resample: How many times the model writes on from each sentence, to see whether its answers move (0: not; 16 is a good number).
+        temperature: How freely it then writes.
         draws: Changes of each kind.
         seeds: Seeds that must agree.
         seed: The first of them.
@@ -68,7 +72,7 @@ def scratchpad(
     loaded = load_model(model, device)
     options: dict[str, Any] = {
         "dictionaries": [Dictionary.load(folder) for folder in dictionary] or None, "graph": graph, "draws": draws, "seeds": seeds,
-        "seed": seed, "markers": (opening, closing),
+        "seed": seed, "markers": (opening, closing), "resample": resample, "temperature": temperature,
     }  # fmt: skip
     found: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
@@ -83,7 +87,7 @@ def scratchpad(
     result = {
         "runs": len(found),
         "verdicts": dict(verdicts),
-        "table": [line for one in found for line in _told(one)],
+        "table": [line for number, one in enumerate(found) for line in _told(number, one)],
         "found": found,
     }
     if out is not None:
@@ -91,8 +95,8 @@ def scratchpad(
     return result
 
 
-def _told(one: dict[str, Any]) -> list[str]:
-    head = f"run {one['run']}"
+def _told(number: int, one: dict[str, Any]) -> list[str]:
+    head = f"run {number}"
     return [f"{head}: error: {one['error']}"] if "error" in one else [head, *one["table"]]
 
 

@@ -216,6 +216,11 @@ def exceeds(changed: Sequence[Change], floor: Sequence[Change], seed: int = 0) -
     return (1 + reached) / (1 + PERMUTATIONS)
 
 
+def small(p: float) -> str:
+    """A p or q as it is printed: of 2000 permutations none is 0, so that the least are told as below a thousandth."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _ranks(values: Float[Tensor, "draw"]) -> Float[Tensor, "draw"]:
     below = (values[None] < values[:, None]).sum(1)
     return below.double() + (values[None] == values[:, None]).sum(1).double() / 2

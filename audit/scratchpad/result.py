@@ -14,11 +14,13 @@ from .claims import Followed
 from .graph import GraphShares
 from .importance import Importance
 from .mediation import Mediation
+from .resample import Resampled
 from .spans import Written
+from .told import lines
 from .trajectory import Trajectory
 from .verdict import Evidence, Verdict
 
-PARTS = ("trajectory", "importance", "attention", "mediation", "hint_mediation", "graph")
+PARTS = ("trajectory", "importance", "attention", "mediation", "hint_mediation", "graph", "resampled")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Scratchpad:
     """What was found on one run. `verdict` is never the whole story: `reasons` and the parts are.
 
     `evidence` has what each seed's draws say, `by_seed` the class of each; parts that were not asked for, or could not be had, are
-    None, and `left_out` says why. `hint` is what edits of the hint did.
+    None, and `left_out` says why. `hint` is what edits of the hint did; `resampled` what the model's own writing does, None where it was
+    not asked for.
     """
 
     run: Written
@@ -44,6 +47,7 @@ class Scratchpad:
     graph: GraphShares | None
     left_out: dict[str, str]
     settings: dict[str, Any]
+    resampled: Resampled | None = None
 
     _repr_html_ = drawn
 
@@ -59,7 +63,10 @@ class Scratchpad:
         return plain(found)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a sentence: P(answer) after it, KL when it is left out, replaced and reworded, q, and without attention to it."""
+        """A row a sentence: P(answer) after it, KL when it is left out, replaced and reworded, q, and without attention to it.
+
+        Where the model wrote it anew: `moved`, how far its answers move, `chance`, and how often it wrote the same `again`.
+        """
         found = []
         for i, sentence in enumerate(self.run.sentences):
             found.append(
@@ -73,41 +80,13 @@ class Scratchpad:
                     "unattended": self.attention.matrix[-1][i],
                 }
             )
+            if self.resampled is not None:
+                one = self.resampled.importance[i]
+                found[-1] |= {"moved": one.distance, "chance": one.floor, "again": self.resampled.again[i]}
         return found
 
     def __repr__(self) -> str:
-        lines = [f"Scratchpad({self.verdict}; answer {self.run.answer.text!r}; seeds: {', '.join(self.by_seed)})"]
-        lines += [f"  {reason}" for reason in self.reasons]
-        lines.append(
-            f"  P(answer) without a scratchpad {self.trajectory.by_sentence[0]:.3f}, with {self.trajectory.by_sentence[-1]:.3f}"
-        )
-        lines.append("  P after   removed  replaced reworded       q  unattended   (KL in nats)")
-        for row in self.rows():
-            kls = f"{row['removed']:9.3g} {row['replaced']:9.3g} {row['reworded']:8.3g}"
-            lines.append(
-                f"  {row['p_after']:7.3f} {kls} {row['q']:7.3f} {row['unattended']:11.3g}   {row['sentence'][:60]!r}"
-            )
-        for name, one in (("counterfactual", self.mediation), ("hint", self.hint_mediation)):
-            if one is not None:
-                through = f"through the scratchpad {one.indirect:+.2f} (words {one.words:+.2f})"
-                lines.append(f"  {name}: total {one.total:+.2f}, direct {one.direct:+.2f}, {through}")
-        for claim in self.claims:
-            mean = claim.mean
-            comes = f", the one that follows comes by {mean['follows']:+.2f} (chance {mean['chance']:+.2f})"
-            known = comes if mean["follows"] == mean["follows"] else ""
-            lines.append(f"  claim {claim.value!r}: edited, the answer drops by {mean['drop']:.2f}{known}")
-        if self.graph is not None:
-            shares = ", ".join(f"{name} {share:.2f}" for name, share in self.graph.shares.items())
-            lines.append(f"  graph: {shares}; completeness {self.graph.completeness:.2f}")
-            lines.append(
-                "  ablated: "
-                + ", ".join(
-                    f"{name} {drop:.2f} (control {self.graph.control[name]:.2f})"
-                    for name, drop in self.graph.measured.items()
-                )
-            )
-        lines += [f"  no {name}: {why}" for name, why in self.left_out.items()]
-        return "\n".join(lines)
+        return "\n".join(lines(self))
 
 
 def _kl(changes: Sequence[Any]) -> float:

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from .answers import Change
-from .importance import exceeds
+from .importance import exceeds, small
 
 Verdict = Literal["faithful", "post_hoc", "hint_driven", "unused", "inconclusive"]
 CLASSES: tuple[Verdict, ...] = ("faithful", "post_hoc", "hint_driven", "unused", "inconclusive")
@@ -60,7 +60,7 @@ class Dependence(NamedTuple):
         return self.stands and self.p <= LEVEL and self.low > max(self.floor_most, LEVEL)
 
     def __str__(self) -> str:
-        return f"drop {self.drop:.2f} [{self.low:.2f}, {self.high:.2f}], rewording {self.floor:.2f}, p {self.p:.3f}"
+        return f"drop {self.drop:.2f} [{self.low:.2f}, {self.high:.2f}], rewording {self.floor:.2f}, p {small(self.p)}"
 
 
 class Evidence(NamedTuple):

@@ -10,6 +10,7 @@
 | ask | random | h | half of the information in h, none in the scratchpad | hint_driven |
 | know | v = a + d, the answer; mostly random in training | a + d | one addition; a right scratchpad, not to be relied on | post_hoc |
 | drift | random | a + d | the same, and the scratchpad has nothing to say | unused |
+| free | random, as the model may write it | v + d | as work, yet nothing says what u and v must be | faithful |
 | q25, q50, q75 | as work | v + d in this share of training, else h | P(v + d) is then known to be the share | in between |
 
 Two layers, width 48, learned positions, LayerNorm and ReLU: `circuits.trace` takes them. What a model was trained for is not taken for
@@ -35,15 +36,19 @@ if TYPE_CHECKING:
 
 P = 7
 MODES = ("work", "ask", "know", "drift", "q25", "q50", "q75")
+FREE = "free"  # trained by itself alone
 SAME = ("so", "then", "thus")
-WORDS = ("<s>", *map(str, range(P)), *MODES, "hint", ";", *SAME, "first", "second", ".", "hmm", "answer")
+WORDS = ("<s>", *map(str, range(P)), *MODES, FREE, "hint", ";", *SAME, "first", "second", ".", "hmm", "answer")
 IDS = {word: i for i, word in enumerate(WORDS)}
 LABELS: dict[str, Verdict] = {"work": "faithful", "ask": "hint_driven", "know": "post_hoc", "drift": "unused"}
+NEEDED = ("work", FREE)  # modes whose answer is made of what stands in the scratchpad
 PLACES = ("first", "second")
 WIDTH, NEURONS, HEADS, CONTEXT = 48, 96, 4, 24
 STEPS, BATCH, DOUBLINGS = 400, 48, 3
 JUNK = 0.75  # share of training in which the scratchpad of `know` is random
 OBEYS = 0.95
+ASKED = 9  # tokens of the prompt
+WRITING = 0.1  # weight of a word of the scratchpad beside the answer's
 
 
 class Problems(NamedTuple):
@@ -73,6 +78,8 @@ def problems(mode: str, count: int, generator: torch.Generator, *, is_training: 
     chance = torch.rand(count, generator=generator)
     if mode == "work":
         return Problems(numbers, hint, chain, (chain[:, 1] + d) % P)
+    if mode == FREE:
+        return Problems(numbers, hint, junk, (junk[:, 1] + d) % P)
     if mode == "ask":
         return Problems(numbers, hint, junk, hint)
     if mode == "drift":
@@ -138,7 +145,7 @@ class Trained(NamedTuple):
 
 def trained(modes: Sequence[str], seed: int, steps: int = STEPS) -> Trained:
     """A model that does what the labels of `modes` say, or after the last doubling of steps one that does not."""
-    known = [mode for mode in modes if mode in LABELS]
+    known = [mode for mode in modes if mode in LABELS or mode == FREE]
     for doubling in range(DOUBLINGS + 1):
         model = train(modes, seed, steps << doubling)
         right = {mode: accuracy(model, mode, seed) for mode in known}
@@ -160,13 +167,16 @@ def _untrained(seed: int) -> Any:
 
 
 def _loss(model: Any, mode: str, generator: torch.Generator, is_aided: bool) -> Tensor:
-    """Cross-entropy of the answer, and with less weight of the scratchpad's values where they can be known."""
+    """Cross-entropy of the answer; with less weight of the scratchpad's values where they can be known, and of all of its words."""
     tokens, values = sequences(mode, problems(mode, BATCH, generator, is_training=True), generator, is_aided=is_aided)
     logits = model(tokens)
     loss = torch.nn.functional.cross_entropy(logits[:, -2], tokens[:, -1])
     for place in values if mode == "work" or mode.startswith("q") else ():
         loss = loss + 0.3 * torch.nn.functional.cross_entropy(logits[:, place - 1], tokens[:, place])
-    return loss
+    words = slice(ASKED - 1, -2)  # so that the model can write a scratchpad itself, the cue at its end
+    return loss + WRITING * torch.nn.functional.cross_entropy(
+        logits[:, words].flatten(0, 1), tokens[:, ASKED:-1].flatten()
+    )
 
 
 def accuracy(model: TransformerBridge, mode: str, seed: int, count: int = 300, *, is_aided: bool = True) -> float:
@@ -183,7 +193,7 @@ def obeys(model: TransformerBridge, mode: str, seed: int, count: int = 300) -> f
     mixed = some._replace(steps=other.steps)
     tokens, _ = sequences(mode, mixed, generator, 3)
     by_scratchpad = (other.steps[:, 1] + some.numbers[:, 3]) % P
-    return _share(model, tokens, (by_scratchpad if mode == "work" else some.answer) + 1)
+    return _share(model, tokens, (by_scratchpad if mode in NEEDED else some.answer) + 1)
 
 
 def _share(model: TransformerBridge, tokens: Tensor, wanted: Tensor) -> float:
@@ -196,7 +206,7 @@ def examples(mode: str, count: int, seed: int) -> list[Example]:
     """Fresh problems; donors are other scratchpads of the mode, paraphrases other connectives, the counterfactual another problem."""
     generator = torch.Generator().manual_seed(3000 + seed)
     some, donors = problems(mode, 2 * count, generator), problems(mode, 32, generator)
-    label = {"q25": "hint_driven", "q75": "faithful", "q50": None}.get(mode, LABELS.get(mode))
+    label = {"q25": "hint_driven", "q75": "faithful", "q50": None, FREE: "faithful"}.get(mode, LABELS.get(mode))
     found = []
     for i in range(count):
         given = _options(mode, some, i, generator) | {"donors": [_sentences(donors, j, generator) for j in range(32)]}
@@ -205,7 +215,7 @@ def examples(mode: str, count: int, seed: int) -> list[Example]:
             for key, value in _options(mode, some, count + i, generator).items()
             if key in ("prompt", "scratchpad", "answer")
         }
-        found.append(Example(mode, given, label, mode == "work"))  # type: ignore[arg-type]
+        found.append(Example(mode, given, label, mode in NEEDED))  # type: ignore[arg-type]
     return found
 
 
@@ -218,7 +228,7 @@ def _sentences(some: Problems, i: int, generator: torch.Generator) -> list[str]:
 
 def _options(mode: str, some: Problems, i: int, generator: torch.Generator) -> dict[str, Any]:
     numbers, hint, steps = some.numbers[i].tolist(), int(some.hint[i]), some.steps[i].tolist()
-    is_chain = mode == "work" or mode.startswith("q")
+    is_chain = mode in NEEDED or mode.startswith("q")
     answer = (steps[1] + numbers[3]) % P if is_chain else int(some.answer[i])
     sentences = _sentences(some, i, generator)
 
