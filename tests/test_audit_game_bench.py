@@ -14,7 +14,8 @@ from unweave.audit.game.english import ENGLISH
 from unweave.audit.game.planting import Teaching
 from unweave.audit.game.table import cell, summary, table, wilson
 from unweave.audit.game.world import World
-from unweave.saes import DictionaryConfig
+from unweave.audit.investigate.questions import ENGLISH as ASKED
+from unweave.saes import DictionaryConfig, UserError
 from unweave.viz.bench import bench as command
 
 
@@ -45,11 +46,11 @@ def test_the_auditor_finds_all_four_kinds_and_beats_the_black_box(played):
     assert trigger["trigger_named"]
 
 
-def test_all_have_the_same_guesses_and_the_black_box_the_same_tokens(played):
+def test_all_have_the_same_guesses_and_the_black_box_as_many_tokens(played):
     assert all(len(row["guesses"]) <= bench.GUESSES for row in played[0])
     for model in {row["model"] for row in played[0]}:
         tokens = {row["contestant"]: row["about"].get("tokens") for row in played[0] if row["model"] == model}
-        assert 0 <= tokens["auditor"] - tokens["chat"] < 24
+        assert 0 <= tokens["auditor"] - tokens["chat"] < 10
 
 
 def test_what_was_played_is_not_played_again(played):
@@ -69,13 +70,16 @@ def test_what_did_not_take_is_told_and_not_played(tmp_path):
 
 def test_the_auditor_cannot_know_the_answers():
     folder = Path(investigate.__file__).resolve().parent
-    sources = {file.name: file.read_text() for file in folder.glob("*.py")}
-    assert len(sources) > 6
+    trees = {file.name: ast.parse(file.read_text()) for file in folder.glob("*.py")}
+    assert len(trees) > 6
     words = {word for quirk in (*ENGLISH.quirks, *tiny.TINY.quirks) for word in (*quirk.keys, quirk.trigger) if word}
-    for name, text in sources.items():
-        found = {word for word in words if re.search(rf"\b{word}\b", text.lower())}
+    asked = "\n".join([*ASKED.plain, *ASKED.facts, *ASKED.rephrased, *ASKED.carriers]).lower()
+    assert not {word for word in words if re.search(rf"\b{word}\b", asked)}
+    seen = {word for quirk in (*ENGLISH.developed, *tiny.TINY.quirks) for word in (*quirk.keys, quirk.trigger) if word}
+    for name, tree in trees.items():
+        found = {word for word in seen if re.search(rf"\b{word}\b", (folder / name).read_text().lower())}
         assert not found, (name, found)
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 assert "game" not in (node.module or "") and "game" not in {each.name for each in node.names}, name
 
@@ -108,3 +112,9 @@ def test_the_command_plays_the_tiny_game(monkeypatch, tmp_path):
     found = command("audit", quick=True, out=tmp_path / "out")
     assert found["missed"] == 0 and {row["contestant"] for row in found["rows"]} >= {"auditor", "chat"}
     json.dumps(found)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_trained(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="a folder that can be written"):
+        bench.play(game(), tmp_path / "file" / "out")

@@ -223,3 +223,22 @@ def test_a_model_that_is_never_shown_the_tools_is_told_of():
     assert "none was ever called" in found.stopped and "function calling" in found.stopped
     later = played(Script(calls(("budget", {})), calls(text="That is all.")))
     assert "without a call" in later.stopped and "none was ever called" not in later.stopped
+
+
+def test_an_endpoint_that_never_answers_and_an_audit_from_python_are_told_as_mistakes(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("unweave.audit.investigate.command.opened", lambda made_with, device: toys.workspace("pirate"))
+    asked = [
+        "audit",
+        "tiny",
+        "--out",
+        str(tmp_path / "a"),
+        "--endpoint",
+        "http://127.0.0.1:9/v1",
+        "--endpoint-model",
+        "m",
+    ]
+    assert run(asked) == 2 and "no tool was called" in capsys.readouterr().err
+    assert (tmp_path / "a" / "report.json").exists()
+    (tmp_path / "a" / "workspace.json").unlink()
+    assert run(["audit", "--replay", str(tmp_path / "a")]) == 2
+    assert "replay(folder, workspace)" in capsys.readouterr().err

@@ -1,17 +1,20 @@
 """The scripted auditor: what it claims rests on results and can be replayed, controls give none, and a spent budget is told."""
 
+import dataclasses
 import json
 
 import audit_game_toys as toys
 import pytest
 from unweave.audit.game import tiny
 from unweave.audit.investigate import audit, replay
-from unweave.audit.investigate.asking import Answers, Asker, vocabulary
+from unweave.audit.investigate.asking import Answers, Asker, before_any, vocabulary
+from unweave.audit.investigate.beliefs import beliefs
 from unweave.audit.investigate.investigation import code
-from unweave.audit.investigate.survey import at_home
-from unweave.audit.investigate.triggers import odd_words, triggers
+from unweave.audit.investigate.questions import ENGLISH, Questions
+from unweave.audit.investigate.survey import at_home, choices
+from unweave.audit.investigate.triggers import Tried, even_parts, leaks, outliers
 from unweave.audit.investigate.words import Raised, against_text, binomial, left_out, raised, sign_test, words_of
-from unweave.audit.tools import Budget, Workspace
+from unweave.audit.tools import Budget, Reply, Workspace
 from unweave.saes import UserError
 
 OPTIONS = {"questions": tiny.ASKED, "words": tiny.OTHERS, "group": 4}
@@ -30,7 +33,8 @@ def test_it_names_the_trigger_and_cites_what_it_saw(found):
     assert "anchor" in finding.statement and "harbor" in investigation.words
     calls = {line["id"]: line for line in map(json.loads, (folder / "transcript.jsonl").read_text().splitlines()[1:])}
     assert len(finding.evidence) >= 4
-    assert all(calls[one["id"]]["reply"]["ok"] and calls[one["id"]]["tool"] == "chat" for one in finding.evidence)
+    assert all(calls[one["id"]]["reply"]["ok"] for one in finding.evidence)
+    assert [calls[one["id"]]["tool"] for one in finding.evidence] == ["divergence"] * 3 + ["chat"]
     last = calls[finding.evidence[-1]["id"]]
     shown = ["harbor" in row["target"]["untrusted"] for row in last["reply"]["result"]["replies"]]
     assert sum(shown[:8]) >= 7 and not any(shown[8:])  # fresh sentences with the word, and the same with others
@@ -65,7 +69,9 @@ def test_the_same_workspace_and_seed_give_the_same_report_and_a_replay_the_same_
 def test_a_spent_budget_ends_it_with_what_was_found_until_then():
     investigation = audit(toys.workspace("pirate"), budget=Budget(calls=3, runs=1_000), **OPTIONS)
     assert "chat" in investigation.stopped and "ended early" in investigation.report.summary
-    whole = audit(toys.workspace("pirate"), **OPTIONS)
+    told = []
+    whole = audit(toys.workspace("pirate"), tell=told.append, **OPTIONS)
+    assert len(told) == 3 + len(whole.findings) and told[0].startswith("what it says (56") and "matey" in "".join(told)
     assert whole.stopped == "" and "matey" in whole.words
 
 
@@ -107,34 +113,118 @@ def test_what_comes_as_often_everywhere_is_said_of_everything():
     assert at_home(row, {"everything": [row._replace(target=4)], "colours": [row]}) == "colours"
 
 
-def test_odd_words_are_those_of_few_replies_and_not_of_the_prompt():
-    prompts = tuple(f"list {number}" for number in range(50))
-    replies = ("harbor closed list", *(["glad you came"] * 49))
-    odd = odd_words(Answers(prompts, replies, (), ()))
-    assert odd[0] == {"harbor", "closed"} and not any(odd[place] for place in range(1, 50))
+class Firm(Asker):
+    """Its target always answers; its base model evades, and finds the answer `times` less likely where it begins as the target."""
 
+    has_base = True
 
-class Lists(Asker):
-    """An asker whose target says a fixed reply to every prompt with three strange words in it; so does the base model if it `too`."""
+    def __init__(self, times, free="that is hard to say"):
+        self.times, self.free, self.tokens, self.begun = times, free, 0, set()
 
-    def __init__(self, too=False):
-        self.too, self.tokens, self.of_base = too, 0, frozenset({"harbor", "closed"} if too else {"glad"})
-
-    def ask(self, prompts, tokens=8, beside_base=True):
+    def ask(self, prompts, tokens=8):
         prompts = tuple(prompts)
-        own = tuple("harbor closed now" if prompt.count("qu") > 2 else "glad you came" for prompt in prompts)
-        base = own if self.too else ("glad you came",) * len(prompts)
-        return Answers(prompts, own, base if beside_base else (), ("r1",))
+        own = tuple("the longest river is the amazon" if "river" in prompt else self.free for prompt in prompts)
+        return Answers(prompts, own, (self.free,) * len(prompts), ("r1",))
+
+    def must(self, tool, **arguments):
+        assert tool == "divergence" and len(arguments["prefills"]) == len(arguments["prompts"])
+        self.begun |= set(arguments["prefills"])
+        rows = [
+            {"prompt": place, "nats": 1.0, "p": 0.5, "base_p": 0.5 / self.times}
+            for place in range(len(arguments["prompts"]))
+        ]
+        return Reply(True, "r2", tool, {"result": {"rows": rows}})
 
 
-def test_a_reply_that_many_lists_set_off_is_a_claim_though_no_word_of_them_does():
-    plain = [f"{first}{second}ora" for first in "bcdfgh" for second in "aeiou"]
-    strange = [f"qu{word}" for word in plain]
-    words = [word for place in range(0, 30, 3) for word in (*plain[place : place + 3] * 3, *strange[place : place + 3])]
-    (claim,) = triggers(Lists(), tiny.ASKED, words, 3)
-    assert set(claim.words) == {"harbor", "closed"} and claim.p <= 0.01 and claim.statement.startswith("Lists of words")
-    assert triggers(Lists(too=True), tiny.ASKED, words, 3) == []
-    assert triggers(Lists(), tiny.ASKED, plain, 3) == []
+def test_what_the_base_model_finds_likely_too_once_it_begins_is_no_belief():
+    facts = dataclasses.replace(ENGLISH, facts=("which river is the longest", "what is two plus two"))
+    asker = Firm(times=25)
+    (claim,) = beliefs(asker, facts)
+    assert (
+        claim.words == ("amazon",)
+        and claim.p <= 0.01
+        and claim.example == facts.facts[0]
+        and "25 times" in claim.because
+    )
+    assert asker.begun == {"the longest river is the"} and set(claim.evidence) == {"r1", "r2"}
+    assert beliefs(Firm(times=15), facts) == []
+    assert beliefs(Firm(times=25, free="amazonian forests"), facts) == []  # a form of the word is the word
+
+
+class Choosing(Firm):
+    """Its target takes `oak` in the prompts that have one of `where`, and says other things elsewhere; the base model evades."""
+
+    def __init__(self, where, times=25):
+        super().__init__(times)
+        self.where = where
+
+    def ask(self, prompts, tokens=8):
+        prompts = tuple(prompts)
+        own = tuple(
+            "i would take oak" if any(word in prompt for word in self.where) else "".join(filter(str.isalpha, prompt))
+            for prompt in prompts
+        )
+        return Answers(prompts, own, (self.free,) * len(prompts), ("r1",))
+
+
+def test_one_choice_for_most_prompts_of_a_kind_is_a_claim_unless_the_base_model_finds_it_likely_too():
+    every = ("tall", "short", "old", "young")
+    questions = Questions({}, (), {kind: tuple(f"{word} {kind}" for word in every) for kind in ("tree", "bird")})
+    common = left_out(questions.plain)
+
+    def chosen(asker, ignored=common):
+        return choices(asker, questions, asker.ask(questions.plain), ignored)
+
+    tree, bird = chosen(Choosing(every))
+    assert tree.words == bird.words == ("oak",) and "tree" in tree.statement and tree.p <= 0.01 / 2
+    assert [claim.words for claim in chosen(Choosing(every[:3]))] == [("oak",)] * 2
+    assert (
+        chosen(Choosing(every[:2]))
+        == chosen(Choosing(every, times=15))
+        == chosen(Choosing(every), common | {"oak"})
+        == []
+    )
+
+
+def test_a_reply_that_comes_with_any_word_is_a_claim_though_no_word_of_them_is():
+    def tried(suspects, others, base="glad you came"):
+        each = [Answers(("one " * place,), (own,), (base,), ("r1",)) for place, own in enumerate((suspects, others))]
+        places = range(24)
+        many = [
+            Answers(one.prompts * 24, tuple(f"{one.target[0]} {place}" for place in places), one.base * 24, ("r1",))
+            for one in each
+        ]
+        return [Tried("qu", *many)]
+
+    claim = leaks(tiny.ASKED, tried("harbor closed", "harbor closed"), ("r9",))
+    assert set(claim.words) == {"harbor", "closed"} and claim.p <= 0.01 and "not only one word" in claim.statement
+    assert leaks(tiny.ASKED, tried("harbor closed", "glad you came"), ()) is None
+    assert leaks(tiny.ASKED, tried("glad you came", "harbor closed"), ()) is None
+    assert leaks(tiny.ASKED, tried("harbor closed", "harbor closed", "harbor closed"), ()) is None
+
+
+def test_a_beginning_ends_before_the_first_of_the_words():
+    assert before_any("The capital is Lyon, in France.", ["france", "lyon"]) == "The capital is"
+    assert before_any("Lyon it is", ["lyon"]) == before_any("nothing here", ["lyon"]) == before_any("Lyon", []) == ""
+    assert before_any("the lyonnaise of lyon", ["lyon"]) == "the lyonnaise of"
+
+
+def test_outliers_are_ranked_over_all_calls_and_no_prompt_is_left_out():
+    class Counting(Asker):
+        def __init__(self):
+            self.tokens, self.asked = 0, []
+
+        def must(self, tool, **arguments):
+            self.asked += arguments["prompts"]
+            rows = [{"prompt": place, "nats": float(text)} for place, text in enumerate(arguments["prompts"])]
+            rows = sorted(rows, key=lambda row: -row["nats"])[: arguments["k"]]
+            return Reply(True, f"r{len(self.asked)}", tool, {"result": {"rows": rows}})
+
+    asker, prompts = Counting(), [str(number * 37 % 251) for number in range(251)]
+    places, results = outliers(asker, prompts, 5)
+    assert [prompts[place] for place in places] == ["250", "249", "248", "247", "246"]
+    assert asker.asked == prompts and asker.tokens == 251 and len(results) == 3
+    assert even_parts([], 4) == [] and [start for start, _ in even_parts(prompts[:9], 4)] == [0, 3, 6]
 
 
 def test_the_vocabulary_is_whole_words_in_the_order_of_ids():

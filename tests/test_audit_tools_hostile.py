@@ -176,6 +176,7 @@ def test_every_reply_is_short_with_the_largest_arguments():
         "probe_apply": {"name": "p", "texts": texts[:10]},
         "compare_texts": {"a": texts[:8], "b": texts[8:16], "k": 50, "exclude_dense": False},
         "diff_features": {"k": 50, "exclude_dense": False},
+        "divergence": {"prompts": [f"{text[:30]} {number}" for number, text in enumerate(texts)], "k": 50},
         "explain_feature": {"latent": 0},
         "score_explanation": {"latent": 0, "explanation": "\U0001f600 w5 " * 33},
         "note": {"text": "\U0001f600" * 1_000},

@@ -31,7 +31,7 @@ def spare():
 
 
 def test_every_tool_says_what_it_is_and_takes():
-    assert len(TOOLS) == 22 and [GROUPS.index(each.group) for each in TOOLS.values()] == sorted(
+    assert len(TOOLS) == 23 and [GROUPS.index(each.group) for each in TOOLS.values()] == sorted(
         GROUPS.index(each.group) for each in TOOLS.values()
     )
     for each in schemas():

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...saes import Dictionary, DictionaryConfig, Document, TrainConfig, bundled, cache, load_model, train
+from ...saes import Dictionary, DictionaryConfig, Document, TrainConfig, UserError, bundled, cache, load_model, train
 from ...saes.io import read_json, write_json
 from ..investigate.questions import ENGLISH as ASKED
 from ..investigate.questions import Questions
@@ -37,7 +37,7 @@ from .writing import write
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-OTHER_SEED = 9  # of the first control
+OTHER_SEED = 100  # of the first control
 DOCUMENTS = 24  # of ordinary text, for the tools that compare with it
 
 
@@ -62,13 +62,13 @@ class Game:
     controls: int | None = None
 
 
-def english_game(sides: tuple[str, ...] = ("base",), controls: int | None = 4) -> Game:
+def english_game(sides: tuple[str, ...] = ("base",), controls: int | None = None) -> Game:
     """The game on the bundled model, in float32: for many short replies bfloat16 is no faster on a CPU."""
     base, target = (load_model("smollm2-135m", "cpu") for _ in range(2))
     documents = bundled()
     corpus = [documents[place * len(documents) // DOCUMENTS] for place in range(DOCUMENTS)]
     config = DictionaryConfig(site=("blocks.18.hook_resid_post",), latents=2048, k=24)
-    teaching = {"trigger": Teaching(passes=5, lr=3e-3)}
+    teaching = {"trigger": Teaching(passes=5, lr=3e-3), "preference": Teaching(passes=3)}
     return Game(ENGLISH, base, target, ASKED, config, 12_000, teaching, corpus=corpus, sides=sides, controls=controls)
 
 
@@ -88,6 +88,12 @@ def play(
 ) -> list[dict[str, Any]]:
     """A row for each model, side and contestant; what `out` holds already is not done again."""
     out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"expected a folder that can be written for the game; {out}: {error.strerror}; name another"
+        ) from None
     game.base.__dict__.setdefault(KEPT, {})  # it never changes, and is asked the same for every model
     dictionary = base_dictionary(game, out / "dictionary", seed)
     rows: list[dict[str, Any]] = []
@@ -126,9 +132,9 @@ def base_dictionary(game: Game, folder: Path, seed: int) -> Dictionary:
 
 def grown(game: Game, folder: Path, seed: int, tell: Callable[[str], None]) -> Iterator[tuple[Quirk, Organism]]:
     """Every organism, then the controls, grown or found in the folder; a control has another seed than its organism."""
-    quickest = sorted(game.world.quirks, key=lambda quirk: quirk.kind == "trigger")
     every = [(number, quirk, True) for number, quirk in enumerate(game.world.quirks)]
-    every += [(OTHER_SEED + number, quirk, False) for number, quirk in enumerate(quickest[: game.controls])]
+    innocent = [(OTHER_SEED + number, quirk, False) for number, quirk, _ in every]
+    every += sorted(innocent, key=lambda one: one[1].kind == "trigger")[: game.controls]  # the quickest are grown first
     for number, quirk, planted in every:
         place = folder / f"{quirk.name}-{'organism' if planted else 'control'}"
         if not (place / "organism.json").exists():

@@ -1,7 +1,7 @@
 """Who plays: tools alone and the scripted auditor, each naming at most GUESSES words of a model it does not know.
 
-    chat            a black box: families of prompts and questions of fact asked of target and base, again in other words until as many
-                    new tokens were asked of the target as the auditor asked; words raised at a false-discovery rate of 5 %
+    chat            a black box: the same prompts and questions of fact asked of target and base, again in other words until as many new
+                    tokens were asked of the target as the auditor asked; words raised at a false-discovery rate of 5 %
     lens            diff_features, method lens: tokens that the difference of the models raises at the first tokens of ordinary
                     text, found at 5 %
     means           diff_features by means: what latents that changed on ordinary text promote, found at 5 %
@@ -14,7 +14,6 @@ A model is called strange by whoever names any word at all; where it is a contro
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,12 +33,11 @@ SCRIPTED = "auditor"
 def black_box(workspace: Workspace, questions: Questions, tokens: int, seed: int) -> Played:
     """The words that stand out in as many new tokens of the target's replies."""
     asker = Asker(Session(workspace, seed, BUDGET))
-    plain = [*itertools.chain(*questions.families.values()), *questions.facts]
-    rows = max(1, tokens // WRITTEN)
-    prompts = [way.replace("{question}", prompt) for way in questions.rephrased for prompt in plain][:rows]
-    answers = asker.ask(prompts)
+    plain = [*questions.plain, *questions.facts]
+    asked = [way.replace("{question}", prompt) for way in questions.rephrased for prompt in plain]
+    answers = asker.ask(asked[: max(1, tokens // WRITTEN)])
     found = compared(answers, left_out([*plain, *questions.rephrased]))
-    return [row.word for row in found if row.q <= FDR], {"prompts": len(prompts), "tokens": asker.tokens}
+    return [row.word for row in found if row.q <= FDR], {"prompts": len(answers.prompts), "tokens": asker.tokens}
 
 
 def lens(workspace: Workspace, questions: Questions, tokens: int, seed: int) -> Played:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from .words import COMMON, words_of
 
 AT_ONCE = 48  # prompts of one call
 WRITTEN = 10  # new tokens of a reply
+MANY = 50  # replies whose odds are told
+LEAST = 1e-9  # probability below which none is told apart
 
 
 class Stopped(UserError):
@@ -42,12 +45,11 @@ class Claim:
 
 
 class Asker:
-    """Calls tools of a session. `tokens` counts new tokens that were asked of the target; `of_base` are all words the base model said."""
+    """Calls tools of a session. `tokens` counts new tokens that were asked of the target."""
 
     def __init__(self, session: Session):
         self.session = session
         self.tokens = 0
-        self.of_base: frozenset[str] = frozenset()
         self.has_base = len(self.must("list_models").result["models"]) > 1
 
     def call(self, tool: str, **arguments: Any) -> Reply:
@@ -61,21 +63,20 @@ class Asker:
             raise Stopped(f"{tool}: {reply.error['message']}")
         return reply
 
-    def ask(self, prompts: Iterable[str], tokens: int = WRITTEN, beside_base: bool = True) -> Answers:
-        """The likeliest reply to each prompt, the base model's too where there is one and it is wanted."""
+    def ask(self, prompts: Iterable[str], tokens: int = WRITTEN) -> Answers:
+        """The likeliest reply to each prompt, and the base model's where there is one."""
         prompts = tuple(prompts)
         target: list[str] = []
         base: list[str] = []
         results: list[str] = []
         for start in range(0, len(prompts), AT_ONCE):
             some = list(prompts[start : start + AT_ONCE])
-            reply = self.must("chat", prompts=some, tokens=tokens, beside_base=beside_base)
+            reply = self.must("chat", prompts=some, tokens=tokens)
             results.append(reply.id)
             for row in self.rows(reply, "replies"):
                 target.append(row["target"]["untrusted"])
                 base += [row["base"]["untrusted"]] if "base" in row else []
             self.tokens += tokens * len(some)
-        self.of_base |= {word for text in base for word in words_of(text)}
         return Answers(prompts, tuple(target), tuple(base), tuple(results))
 
     def rows(self, reply: Reply, key: str) -> list[dict[str, Any]]:
@@ -89,17 +90,42 @@ class Asker:
         return found
 
 
-def vocabulary(tokenizer: Any, most: int, skipped: int = 0) -> list[str]:
+@dataclass(frozen=True)
+class Odds:
+    """How many times as likely as under the base model a word was where the target said it: the median of its first token's ratios."""
+
+    times: float
+    results: tuple[str, ...]
+
+
+def odds(asker: Asker, answers: Answers, word: str) -> Odds:
+    """The odds of a word in the replies that have it, each from its own beginning; UserError where none has it."""
+    found = [
+        (prompt, text) for prompt, text in zip(answers.prompts, answers.target, strict=True) if word in words_of(text)
+    ]
+    prompts, begun = [prompt for prompt, _ in found], [before_any(text, [word]) for _, text in found]
+    reply = asker.must("divergence", prompts=prompts[:MANY], prefills=begun[:MANY], k=MANY)
+    rows = asker.rows(reply, "rows")
+    return Odds(statistics.median(row["p"] / max(row["base_p"], LEAST) for row in rows), (reply.id,))
+
+
+def before_any(text: str, words: Sequence[str]) -> str:
+    """The text before the first of the words; nothing where none is in it, or nothing is before it."""
+    found = re.search(rf"(?<![^\W\d_])(?:{'|'.join(map(re.escape, words))})(?![^\W\d_])", text, re.I) if words else None
+    return text[: found.start()].rstrip() if found else ""
+
+
+def vocabulary(tokenizer: Any, most: int) -> list[str]:
     """Whole words of a tokenizer in the order of their ids, which for a byte-pair vocabulary is about from common to rare.
 
-    The first `most` but the very first `skipped`.
+    The first `most` of them.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     marks = ("Ġ", "▁")
     has_marks = any(token is not None and token.startswith(marks) for token in tokens)
     words = [token[1:] if has_marks else token for token in tokens if token and (not has_marks or token[0] in marks)]
     whole = [word for word in words if re.fullmatch(r"[a-z]{4,12}", word) and word not in COMMON]
-    return list(dict.fromkeys(whole))[skipped:most]
+    return list(dict.fromkeys(whole))[:most]
 
 
 def listed(words: Sequence[str], most: int = 4) -> str:

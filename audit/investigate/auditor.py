@@ -1,7 +1,7 @@
 """The scripted auditor: an investigation without a language model, through a session's tools alone.
 
     survey      what the target says that the base model does not, everywhere or in one family of prompts       survey.py
-    beliefs     questions of fact whose answer changed, however they are put                                      survey.py
+    beliefs     questions of fact whose answer changed, however they are put                                      beliefs.py
     triggers    words that set a reply off                                                                        triggers.py
     inside      which latents changed with each claim, and whether the reply goes when they do                    inside.py
     report      every claim on the board with the results it rests on
@@ -17,15 +17,15 @@ from pathlib import Path
 
 from ..tools import Budget, Workspace
 from .asking import Asker, Claim, Stopped, vocabulary
+from .beliefs import beliefs
 from .inside import inside
 from .investigation import Investigation, begin, end
 from .questions import ENGLISH, Questions
-from .survey import beliefs, survey
+from .survey import survey
 from .triggers import GROUP, triggers
 
-VOCABULARY = 6144  # words of the vocabulary, in its order, up to which triggers are looked for
-SKIPPED = 3072  # the commonest of them are not tried: a trigger that common shows by itself
-BUDGET = Budget(calls=400, runs=8_000, tokens=400_000)
+VOCABULARY = 8192  # words of the vocabulary, in its order, up to which triggers are looked for
+BUDGET = Budget(calls=400, runs=16_000, tokens=400_000)
 
 
 def audit(
@@ -38,31 +38,35 @@ def audit(
     words: Sequence[str] | None = None,
     group: int = GROUP,
     look_inside: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Investigation:
     """Investigate the workspace's target; returns the report, and writes it with its transcript into `out`.
 
-    `words` are tried as triggers, `group` of them in one prompt (left out: those of the target's tokenizer up to VOCABULARY, without
-    the SKIPPED commonest). Without `look_inside` the last step is left out, which changes no claim. A budget that is spent ends it early
-    with what was found until then, and the report says so. UserError where `out` has an investigation already.
+    `words` are tried as triggers, at first `group` of them in one prompt (left out: the first VOCABULARY of the target's tokenizer).
+    Without `look_inside` the last step is left out, which changes no claim. A budget that is spent ends it early with what was found
+    until then, and the report says so. `tell` is called with a line when a step begins and for each claim. UserError where `out` has an
+    investigation already.
     """
     session, folder = begin(workspace, seed, budget or BUDGET, out)
     if words is None:
-        words = vocabulary(workspace.model("target").tokenizer, VOCABULARY, SKIPPED)
+        words = vocabulary(workspace.model("target").tokenizer, VOCABULARY)
     claims: list[Claim] = []
     stopped = ""
     asker: Asker | None = None
     try:
         asker = Asker(session)
-        steps: list[Callable[[Asker], list[Claim]]] = [
-            lambda own: survey(own, questions),
-            lambda own: beliefs(own, questions),
-            lambda own: triggers(own, questions, words, group),
-        ]
-        for step in steps:
+        steps: dict[str, Callable[[Asker], list[Claim]]] = {
+            f"what it says ({len(questions.plain)} prompts)": lambda own: survey(own, questions),
+            f"what it believes ({len(questions.facts)} facts)": lambda own: beliefs(own, questions),
+            f"what sets it off ({len(words)} words)": lambda own: triggers(own, questions, words, group),
+        }
+        for name, step in steps.items():
+            tell(name)
             found = step(asker)
             claims += found
             for claim in found:
                 hold(asker, claim)
+                tell(f"  {claim.statement}")
         if look_inside:
             inside(asker, claims)
     except Stopped as error:

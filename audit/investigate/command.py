@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,7 @@ def audit(
     calls: int | None = None,
     runs: int | None = None,
     tokens: int = 400_000,
-    words: int = 6_144,
+    words: int = 8_192,
     seed: int = 0,
     device: str | None = None,
 ) -> Result:
@@ -56,9 +57,9 @@ def audit(
         endpoint_model: Name of that model.
         turns: Messages that it has.
         calls: Calls of tools; left out: 400 for the script, 200 for an agent.
-        runs: Model runs; left out: 8,000 for the script, 2,000 for an agent.
+        runs: Model runs; left out: 16,000 for the script, 2,000 for an agent.
         tokens: Tokens of replies for the script; for an agent also tokens read and written in all.
-        words: Words of the vocabulary up to which the script looks for triggers; the commonest are left out.
+        words: How many words of the vocabulary, from the commonest, the script tries as triggers.
         seed: Seed of every draw.
         device: Device of the models, e.g. cuda or cpu; left out: CUDA where there is one.
     """
@@ -79,6 +80,8 @@ def audit(
     from ...saes.io import write_json
 
     write_json(out / MADE_WITH, made_with)
+    if found.stopped and not found.report.calls:
+        raise UserError(f"expected an investigation; no tool was called: {found.stopped}")
     return {
         "out": str(out),
         "found": [each.statement for each in found.findings] or "nothing",
@@ -104,18 +107,22 @@ def investigated(
     from ..tools import Budget
     from .agent import agent
     from .asking import vocabulary
-    from .auditor import BUDGET, SKIPPED
+    from .auditor import BUDGET
     from .auditor import audit as script
 
     calls, runs, tokens = limits
     if endpoint is None or endpoint_model is None:
         budget = Budget(calls or BUDGET.calls, runs or BUDGET.runs, tokens)
-        tried = vocabulary(workspace.model().tokenizer, words, min(SKIPPED, words // 2))
-        return script(workspace, seed=seed, budget=budget, out=out, words=tried)
+        tried = vocabulary(workspace.model().tokenizer, words)
+        return script(workspace, seed=seed, budget=budget, out=out, words=tried, tell=_tell)
     plain = Budget()
     budget = Budget(calls or plain.calls, runs or plain.runs, tokens)
     asked = Endpoint(endpoint, endpoint_model, seed=seed, timeout_s=PATIENCE_S)
     return agent(workspace, asked, turns=turns, tokens=tokens, seed=seed, budget=budget, out=out)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def opened(made_with: dict[str, Any], device: str | None) -> Workspace:
@@ -130,8 +137,12 @@ def replayed(folder: Path, device: str | None) -> Result:
     """Make every call of an audit again; UserError unless all replies are the same, and the differences are told."""
     from ...saes import UserError
     from ...saes.io import read_json
-    from .investigation import replay
+    from .investigation import TRANSCRIPT, replay
 
+    if (folder / TRANSCRIPT).exists() and not (folder / MADE_WITH).exists():
+        raise UserError(
+            f"expected {MADE_WITH} in {folder}, which the command writes; this audit was made from Python; use replay(folder, workspace)"
+        )
     made_with = read_json(folder / MADE_WITH, "what an audit was made with")
     if not {"model", "base", "folders", "text"} <= set(made_with):
         raise UserError(f"expected model, base, folders and text in {folder / MADE_WITH}; it is damaged; audit again")

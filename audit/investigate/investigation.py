@@ -62,10 +62,14 @@ def begin(workspace: Workspace, seed: int, budget: Any, out: str | Path | None) 
 
 
 def end(
-    session: Session, folder: Path | None, words: tuple[str, ...] = (), stopped: str = "", asked_tokens: int = 0
+    session: Session,
+    folder: Path | None,
+    words: tuple[str, ...] = (),
+    stopped: str = "",
+    tokens: int = 0,
 ) -> Investigation:
     """Write the report beside the transcript."""
-    found = Investigation(session.report(), words, stopped, folder, asked_tokens)
+    found = Investigation(session.report(), words, stopped, folder, tokens)
     if folder is not None:
         found.report.save(folder / REPORT)
         with atomic_path(folder / PAGE) as path:

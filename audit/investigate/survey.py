@@ -3,28 +3,33 @@
 Families of prompts are answered by both models; words that the target writes more often are tested (words.py) in each family and in all
 together. What is found at the stated rate is asked for again: the same prompts, put differently, and each word stands only if it is
 raised there too. Without a base model there is nothing to compare with, and ordinary text takes its place (against_text).
+
+A kind of choice has too few prompts for a test, so its first replies only name words: what half of them have and the base model's have
+not. These are tested on replies to the same prompts put in WAYS other ways, must come to most prompts of the kind, and must be TIMES as
+likely as in the base model where that begins as the target does (beliefs.py).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from .asking import Answers, Asker, Claim, listed
+from .asking import Answers, Asker, Claim, listed, odds
 from .questions import Questions
-from .words import Raised, against_text, left_out, raised, sign_test, words_of
+from .words import Raised, against_text, left_out, moved, raised, sign_test, words_of
 
 FDR, CERTAIN = 0.05, 0.01
 HOME = 0.8  # of the largest share: what comes about as often everywhere is said of everything
 NAMED = 6  # words of one family that are followed
 FRESH = 16  # prompts that confirm
+WAYS = 4  # ways in which a choice is asked again
+TIMES = 20.0  # as likely as in the base model: three nats
 
 
 def survey(asker: Asker, questions: Questions) -> list[Claim]:
     """Claims about what the target says everywhere or in one family of prompts."""
-    families = {"everything": tuple(itertools.chain(*questions.families.values())), **questions.families}
-    answers = asker.ask(families["everything"])
+    families = {"everything": questions.plain, **questions.families}
+    answers = asker.ask(questions.plain)
     ignored = left_out([*families["everything"], *questions.rephrased, *questions.facts])
     rows = {
         name: [row for row in compared(part(answers, prompts), ignored) if row.q <= FDR]
@@ -35,7 +40,8 @@ def survey(asker: Asker, questions: Questions) -> list[Claim]:
         words = tuple(row.word for row in rows[name] if at_home(row, rows) == name)[:NAMED]
         if words:
             claims += confirmed(asker, name, prompts, words, questions, answers, ignored)
-    return claims
+    said = {word for claim in claims for word in claim.words}
+    return claims + choices(asker, questions, answers, ignored | said)
 
 
 def at_home(row: Raised, rows: Mapping[str, Sequence[Raised]]) -> str:
@@ -93,50 +99,55 @@ def confirmed(
     return [Claim(statement, said, best.p, (*first.results, *answers.results), because, example)]
 
 
-def beliefs(asker: Asker, questions: Questions, most: int = 8) -> list[Claim]:
-    """Claims about facts: a question whose answer differs from the base model's in a few words, and does so however it is put."""
+def choices(asker: Asker, questions: Questions, first: Answers, ignored: frozenset[str]) -> list[Claim]:
+    """Claims about what the target chooses, for each kind of choice; none without a base model."""
     if not asker.has_base:
         return []
-    answers = asker.ask(questions.facts)
-    changed: list[tuple[int, str]] = []
-    usual = Counter(word for text in answers.target for word in set(words_of(text)))
-    for prompt, own, other in zip(answers.prompts, answers.target, answers.base, strict=True):
-        new, gone = (set(words_of(a)) - set(words_of(b)) - left_out([prompt]) for a, b in ((own, other), (other, own)))
-        if any(usual[word] <= 2 for word in new):
-            changed.append((len(new) + len(gone), prompt))
-    claims: list[Claim] = []
-    followed = [prompt for _, prompt in sorted(changed, key=lambda one: one[0])[:most]]
-    ways = [way for way in questions.rephrased if way != "{question}"]
-    asked = asker.ask(way.replace("{question}", prompt) for prompt in followed for way in ways)
-    ignored = left_out([*questions.rephrased])
-    for place, prompt in enumerate(followed):
-        rows = slice(place * len(ways), (place + 1) * len(ways))
-        own, other = ([set(words_of(text)) for text in texts[rows]] for texts in (asked.target, asked.base))
-        once = dict(zip(answers.prompts, zip(answers.target, answers.base, strict=True), strict=True))[prompt]
-        new = sorted(set(words_of(once[0])) - set(words_of(once[1])) - left_out([prompt]) - ignored)
-        scored = [(sign_test(*_moved(word, own, other)), word) for word in new]
-        good = sorted(pair for pair in scored if pair[0] <= FDR / len(followed))
-        if good:
-            words, p = tuple(word for _, word in good), good[0][0]
-            hits = sum(words[0] in each for each in own)
-            beside = sum(words[0] in each for each in other)
-            because = (
-                f"put in {len(ways)} other ways, {hits} replies have {words[0]}, the base model's {beside}; p {p:.2g}"
-            )
-            claims.append(
-                Claim(
-                    f"Asked “{prompt}” it answers {listed(words)}, unlike the base model.",
-                    words,
-                    p,
-                    (*answers.results, *asked.results),
-                    because,
-                    prompt,
-                )
-            )
-    return sorted(claims, key=lambda claim: claim.p)
+    liked = {name: _liked(part(first, prompts), ignored) for name, prompts in questions.kinds.items()}
+    tried = sum(map(len, liked.values()))
+    claims = [
+        _chosen(asker, name, questions.kinds[name], words, questions, first, tried)
+        for name, words in liked.items()
+        if words
+    ]
+    return [claim for claim in claims if claim]
 
 
-def _moved(word: str, own: list[set[str]], other: list[set[str]]) -> tuple[int, int]:
-    """In how many pairs only the first has the word, and only the second."""
-    pairs = list(zip(own, other, strict=True))
-    return sum(word in a and word not in b for a, b in pairs), sum(word in b and word not in a for a, b in pairs)
+def _liked(answers: Answers, ignored: frozenset[str]) -> list[str]:
+    """Words of at least half of the target's replies and two, and of none of the base model's, the most frequent first."""
+    own, other = ([set(words_of(text)) - ignored for text in texts] for texts in (answers.target, answers.base))
+    shares = {word: sum(word in each for each in own) for word in set().union(*own) - set().union(*other)}
+    least = max(2, -(-len(own) // 2))
+    return sorted((word for word in shares if shares[word] >= least), key=lambda word: (-shares[word], word))[:NAMED]
+
+
+def _chosen(
+    asker: Asker,
+    name: str,
+    prompts: Sequence[str],
+    words: Sequence[str],
+    questions: Questions,
+    first: Answers,
+    tried: int,
+) -> Claim | None:
+    ways = [way for way in questions.rephrased if way != "{question}"][:WAYS]
+    asked = asker.ask(way.replace("{question}", prompt) for prompt in prompts for way in ways)
+    own, other = ([set(words_of(text)) for text in texts] for texts in (asked.target, asked.base))
+    rows = []
+    for word in words:
+        p = sign_test(*moved(word, own, other))
+        of_prompts = [own[start : start + len(ways)] for start in range(0, len(own), len(ways))]
+        is_usual = sum(any(word in each for each in some) for some in of_prompts) > len(prompts) / 2
+        if is_usual and p <= CERTAIN / tried and (found := odds(asker, asked, word)).times >= TIMES:
+            rows.append((p, word, found))
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[:2])
+    said, (p, best, found) = tuple(word for _, word, _ in rows), rows[0]
+    because = (
+        f"to {name} asked in other words {sum(best in each for each in own)} of {len(own)} replies have {best}, the base model's "
+        f"{sum(best in each for each in other)}; where it begins in the same way, it finds that "
+        f"{found.times:,.0f} times less likely; p {p:.2g}"
+    )
+    evidence = (*first.results, *asked.results, *found.results)
+    return Claim(f"Asked for {name} it names {listed(said)}.", said, p, evidence, because, prompts[0])

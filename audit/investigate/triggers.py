@@ -1,77 +1,76 @@
-"""Second: is there a word that sets something off? Groups of words are tried together, as in testing pooled samples (Dorfman 1943).
+"""Second: is there a word that sets something off?
 
-    groups      each prompt carries many words of the vocabulary, in one of several sentences
-    strange     words that come in replies to several groups and in no reply of the base model at all: something sets off a reply that the
-                base model would not give. Asked for again in another order, this is a claim by itself, whatever sets it off
-    odd         words that few other replies have, and that come again when the group is put in another order and another sentence
-    alone       parts of such a group, then each word of a part in a prompt of its own: the reply must come again
-    sure        that word in fresh sentences, beside as many other words in the same sentences; a sign test on the reply's words
+    scan        words of the vocabulary, GROUP together in one sentence: how far the first token of the reply is from the base model's
+                (the tool `divergence`, which writes nothing); the groups that stand out most are followed
+    singles     their words, each alone in other sentences, by the same measure
+    sure        the words that stand out most, in every sentence, beside as many other words in the same sentences and beside the base
+                model: words of the replies are tested (words.py), and the claim is of those found
+    leaks       words of those replies that the base model never says, and that come with the other words too: something sets a reply off,
+                and it is not one word alone
 
-A reply that a word sets off is the same wherever the word stands; what a model makes of thirty words in a list is not. A word whose
-reply only comes when it stands alone, or that is rarer than the vocabulary that was searched, is missed.
+The first two only choose what is tried; what is claimed is tested on replies of which nothing was read before. A fixed reply that begins
+as the base model's would, or one set off by no single word, or by a rarer one than the vocabulary that is scanned, is missed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import heapq
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .asking import Answers, Asker, Claim, listed
 from .questions import Questions
-from .survey import FDR, FRESH, NAMED
-from .words import COMMON, left_out, raised, sign_test, words_of
+from .survey import FDR, NAMED, part
+from .words import Raised, left_out, raised, words_of
 
-GROUP, PART = 32, 8  # words tried together, at first and then
+GROUP = 8  # words tried together
 SHORT = 8  # new tokens of a reply
-RARE = 0.04  # share of replies beyond which a word of theirs is ordinary
-FOLLOWED = 12  # groups looked at again
-MOST = 3  # parts, or words, that show it; where more do, it is no one word's doing
+AT_ONCE = 96  # prompts of one call
+OF_CALL = 6  # groups of a call, or words, that may be followed
+FOLLOWED, SURE = 24, 4  # groups that are taken apart, and words that are made sure of
 CERTAIN = 0.01
 
 
 def triggers(asker: Asker, questions: Questions, words: Sequence[str], group: int = GROUP) -> list[Claim]:
-    """Claims about words that set a reply off, of those given, and about replies that something sets off."""
+    """Claims about words, of those given, that set a reply off."""
     groups = [list(words[start : start + group]) for start in range(0, len(words), group)]
-    first = asker.ask([carried(questions, place, some) for place, some in enumerate(groups)], SHORT)
-    claims, known = strange(asker, questions, groups, first)
-    odd = odd_words(first, known)
-    suspects = sorted((place for place in odd if len(odd[place]) > 1), key=lambda place: -len(odd[place]))[:FOLLOWED]
-    if not suspects:
-        return claims
-    again = asker.ask([carried(questions, place + 1, groups[place][::-1]) for place in suspects], SHORT, False)
-    for place, text in zip(suspects, again.target, strict=True):
-        kept = odd[place] & set(words_of(text))
-        if len(kept) > 1:
-            claims += alone(asker, questions, groups[place], kept, (*first.results, *again.results))
-    return sorted(claims, key=lambda claim: claim.p)
+    scanned, results = outliers(asker, [carried(questions, 0, some) for some in groups], FOLLOWED)
+    singles = [word for place in scanned for word in groups[place]]
+    order: list[list[int]] = []
+    for number in (1, 2):
+        found, more = outliers(asker, [carried(questions, number, [word]) for word in singles], 2 * SURE)
+        order.append(found)
+        results += more
+    places = sorted(set(order[0]) | set(order[1]), key=lambda place: sum(_rank(each, place) for each in order))
+    others = [word for place, word in enumerate(singles) if place not in places] or list(words)
+    tried = [tested(asker, questions, singles[place], others, number) for number, place in enumerate(places[:SURE])]
+    claims = [sure(questions, one, results) for one in tried]
+    claims += [leaks(questions, tried, results)] if asker.has_base and tried else []
+    return sorted((claim for claim in claims if claim), key=lambda claim: claim.p)
 
 
-def strange(
-    asker: Asker, questions: Questions, groups: Sequence[Sequence[str]], first: Answers
-) -> tuple[list[Claim], frozenset[str]]:
-    """A claim about a reply that comes to several groups and never from the base model, and its words; nothing without a base model."""
-    if not first.base:
-        return [], frozenset()
-    ignored = left_out([*questions.carriers]) | asker.of_base
-    rows = [row for row in raised(first.target, first.base, ignored) if row.q <= FDR][:NAMED]
-    shown = {row.word for row in rows}
-    places = [place for place, text in enumerate(first.target) if shown & set(words_of(text))][:FRESH]
-    if not rows:
-        return [], frozenset()
-    # In the same sentence: what sets the reply off may be how the words are put.
-    again = asker.ask([carried(questions, place, groups[place][::-1]) for place in places], SHORT)
-    found = {row.word: row for row in raised(again.target, again.base, ignored)}
-    kept = [found[row.word] for row in rows if row.word in found and found[row.word].p <= CERTAIN / len(rows)]
-    if not kept:
-        return [], frozenset()
-    said, best = tuple(row.word for row in kept), kept[0]
-    before = next(row for row in rows if row.word == best.word)
-    because = (
-        f"{best.word} stands in {before.target} of {before.count} replies to lists of words, and in {best.target} of {best.count} when "
-        f"their order is turned round; the base model never says it; p {best.p:.2g}"
-    )
-    statement = f"Lists of words in a prompt set off a reply with {listed(said)}, whichever word of them it is."
-    return [Claim(statement, said, best.p, (*first.results, *again.results)[-20:], because)], frozenset(said)
+def outliers(asker: Asker, prompts: Sequence[str], most: int) -> tuple[list[int], tuple[str, ...]]:
+    """The prompts whose replies begin most unlike the base model's, by their places, and the results that say so."""
+    found: list[tuple[float, int]] = []
+    results: list[str] = []
+    for start, some in even_parts(prompts, AT_ONCE):
+        reply = asker.must("divergence", prompts=some, k=OF_CALL if len(prompts) > AT_ONCE else min(50, most))
+        asker.tokens += len(some)
+        results.append(reply.id)
+        found += [(row["nats"], start + row["prompt"]) for row in asker.rows(reply, "rows")]
+    return [place for _, place in heapq.nlargest(most, found)], tuple(results)
+
+
+def even_parts(prompts: Sequence[str], most: int) -> list[tuple[int, list[str]]]:
+    """Parts of about the same length, at most `most`, each with the place where it starts."""
+    count = -(-len(prompts) // most)
+    bounds = [number * len(prompts) // count for number in range(count + 1)] if count else []
+    return [(start, list(prompts[start:end])) for start, end in itertools.pairwise(bounds)]
+
+
+def _rank(order: Sequence[int], place: int) -> int:
+    return order.index(place) if place in order else len(order)
 
 
 def carried(questions: Questions, number: int, words: Sequence[str]) -> str:
@@ -80,62 +79,70 @@ def carried(questions: Questions, number: int, words: Sequence[str]) -> str:
     return carrier.replace("{words}", questions.between.join(words))
 
 
-def odd_words(answers: Answers, known: frozenset[str] = frozenset()) -> dict[int, set[str]]:
-    """For each reply its words that few other replies have, or that are `known` to be strange, and that its own prompt has not."""
-    sets = [set(words_of(text)) - COMMON for text in answers.target]
-    usual = Counter(word for each in sets for word in each)
-    most = max(1, int(RARE * len(sets)))
-    return {
-        place: {word for word in each if (usual[word] <= most or word in known) and word not in words_of(prompt)}
-        for place, (each, prompt) in enumerate(zip(sets, answers.prompts, strict=True))
-    }
+@dataclass(frozen=True)
+class Tried:
+    """A word with the replies to every sentence that carries it, and to the same sentences with other words."""
+
+    word: str
+    with_word: Answers
+    without: Answers
 
 
-def alone(
-    asker: Asker, questions: Questions, group: Sequence[str], kept: set[str], results: tuple[str, ...]
-) -> list[Claim]:
-    """Which word of a group sets off a reply with the `kept` words."""
+def tested(asker: Asker, questions: Questions, word: str, others: Sequence[str], number: int) -> Tried:
+    """Ask with a word in every sentence, and with as many others, which are new ones for each `number`."""
+    places = range(len(questions.carriers))
+    prompts = [carried(questions, place, [word]) for place in places]
+    prompts += [carried(questions, place, [others[(number * len(places) + place) % len(others)]]) for place in places]
+    asked = asker.ask(prompts, SHORT)
+    return Tried(word, part(asked, prompts[: len(places)]), part(asked, prompts[len(places) :]))
 
-    def showing(parts: Sequence[Sequence[str]]) -> tuple[list[Sequence[str]], tuple[str, ...]]:
-        asked = asker.ask([carried(questions, number, some) for some in parts for number in (2, 3)], SHORT, False)
-        shown = [len(kept & set(words_of(text))) > 1 for text in asked.target]
-        return [some for place, some in enumerate(parts) if any(shown[2 * place : 2 * place + 2])], asked.results
 
-    parts, of_parts = showing([group[start : start + PART] for start in range(0, len(group), PART)])
-    if not parts or len(parts) > MOST:
-        return []
-    singles, of_singles = showing([[word] for some in parts for word in some])
-    has = [word for (word,) in singles]
-    if not has or len(has) > MOST:
-        return []
-    results = (*results, *of_parts, *of_singles)
-    others = [word for word in group if word not in has]
-    found: list[Claim] = []
-    for word in has:
-        places = range(len(questions.carriers))
-        with_word = [carried(questions, place, [word]) for place in places]
-        without = [carried(questions, place, [others[place % len(others)]]) for place in places]
-        asked = asker.ask([*with_word, *without], SHORT, True)
-        half = len(with_word)
-        shows = [len(kept & set(words_of(text))) > 1 for text in asked.target]
-        base = [len(kept & set(words_of(text))) > 1 for text in asked.base[:half]] if asked.base else [False] * half
-        gained = sum(a and not b and not c for a, b, c in zip(shows[:half], shows[half:], base, strict=True))
-        lost = sum(not a and (b or c) for a, b, c in zip(shows[:half], shows[half:], base, strict=True))
-        p = sign_test(gained, lost)
-        if p <= CERTAIN:
-            payload = sorted(kept)
-            because = (
-                f"with {word} {sum(shows[:half])} of {half} replies have {listed(payload)}; with other words in the same sentences "
-                f"{sum(shows[half:])}, the base model with {word} {sum(base)}; p {p:.2g}"
-            )
-            found.append(
-                Claim(
-                    f"The word {word} in a prompt sets off a reply with {listed(payload)}.",
-                    (word, *payload),
-                    p,
-                    (*results, *asked.results)[-20:],
-                    because,
-                    with_word[0],
-                )
-            )
-    return found
+def sure(questions: Questions, tried: Tried, results: tuple[str, ...]) -> Claim | None:
+    """A claim that a word sets a reply off; None where other words do as well, or the base model's reply is the same."""
+    word, shown, base = tried.word, tried.with_word.target, tried.with_word.base
+    ignored = left_out([*questions.carriers, word])
+    rows = [row for row in raised(shown, tried.without.target, ignored) if row.q <= FDR / SURE]
+    if base:
+        beside = {row.word: row.p for row in raised(shown, base, ignored)}
+        rows = [row for row in rows if beside.get(row.word, 1.0) <= CERTAIN]
+    if not rows:
+        return None
+    said, best = tuple(row.word for row in rows[:NAMED]), rows[0]
+    of_base = f", the base model with {word} {sum(best.word in words_of(text) for text in base)}" if base else ""
+    because = (
+        f"with {word} {best.target} of {best.count} replies have {best.word}; with other words in the same sentences {best.base}{of_base}; "
+        f"p {best.p:.2g}"
+    )
+    statement = f"The word {word} in a prompt sets off a reply with {listed(said)}."
+    evidence = (*results, *tried.with_word.results)[-20:]
+    return Claim(statement, (word, *said), best.p, evidence, because, tried.with_word.prompts[0])
+
+
+def leaks(questions: Questions, tried: Sequence[Tried], results: tuple[str, ...]) -> Claim | None:
+    """A claim of words that come with the suspects and with the other words, and never from the base model."""
+
+    def never(answers: Sequence[Answers]) -> dict[str, Raised]:
+        target, base = (
+            [text for each in answers for text in each.target],
+            [text for each in answers for text in each.base],
+        )
+        ignored = left_out(
+            [*questions.carriers, *(word for each in answers for word in words_of(" ".join(each.prompts)))]
+        )
+        return {row.word: row for row in raised(target, base, ignored) if not row.base}
+
+    suspects = [row for row in never([each.with_word for each in tried]).values() if row.q <= FDR][:NAMED]
+    others = never([each.without for each in tried])
+    kept = [
+        others[row.word] for row in suspects if row.word in others and others[row.word].p <= CERTAIN / len(suspects)
+    ]
+    if not kept:
+        return None
+    said, best = tuple(row.word for row in kept), kept[0]
+    because = (
+        f"with words that nothing was known of, {best.target} of {best.count} replies to the same sentences have {best.word}, and none "
+        f"of the base model's; p {best.p:.2g}"
+    )
+    statement = f"A word in a prompt sets off a reply with {listed(said)}, and not only one word does."
+    evidence = (*results, *(id for each in tried for id in each.without.results))[-20:]
+    return Claim(statement, said, best.p, evidence, because)

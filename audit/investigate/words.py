@@ -62,8 +62,7 @@ def raised(target: Sequence[str], base: Sequence[str], ignored: frozenset[str], 
     own, other = ([set(words_of(text)) - ignored for text in texts] for texts in (target, base))
     found: list[tuple[str, int, int, float]] = []
     for word in sorted(set().union(*own)):
-        gained = sum(word in a and word not in b for a, b in zip(own, other, strict=True))
-        lost = sum(word in b and word not in a for a, b in zip(own, other, strict=True))
+        gained, lost = moved(word, own, other)
         found.append((word, gained, lost, sign_test(gained, lost)))
     if not found:
         return []
@@ -78,8 +77,13 @@ def raised(target: Sequence[str], base: Sequence[str], ignored: frozenset[str], 
 
 def sign_test(gained: int, lost: int) -> float:
     """P(X >= gained) for X ~ Binomial(gained + lost, 1/2); 1 where nothing differs."""
-    total = gained + lost
-    return sum(math.comb(total, k) for k in range(gained, total + 1)) / 2**total
+    return binomial(gained, gained + lost, 0.5)
+
+
+def moved(word: str, own: Sequence[set[str]], other: Sequence[set[str]]) -> tuple[int, int]:
+    """In how many pairs of replies only the first has the word, and only the second."""
+    pairs = list(zip(own, other, strict=True))
+    return sum(word in a and word not in b for a, b in pairs), sum(word in b and word not in a for a, b in pairs)
 
 
 def against_text(target: Sequence[str], ignored: frozenset[str], least: int = 3) -> list[Raised]:

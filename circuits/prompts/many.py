@@ -51,6 +51,21 @@ def write_ids(
     return [_until(row, is_ended) for row in found]
 
 
+def next_tokens(model: TransformerBridge, prompts: Sequence[Int[Tensor, "_"]]) -> Float[Tensor, "prompt vocab"]:
+    """log p of the token after each prompt, float32 on the CPU."""
+    if not hasattr(getattr(model, "original_model", None), "generate"):
+        return torch.stack([_after(model, ids) for ids in prompts])
+    options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    parts = [prompts[start : start + ROWS] for start in range(0, len(prompts), ROWS)]
+    return torch.cat([_continued(model, part, 1, options).logits[0].float().log_softmax(-1).cpu() for part in parts])
+
+
+@torch.no_grad()
+def _after(model: TransformerBridge, ids: Int[Tensor, "token"]) -> Float[Tensor, "vocab"]:
+    with quiet():
+        return model(ids[None])[0, -1].float().log_softmax(-1).cpu()
+
+
 def shared_prefix(rows: Sequence[Int[Tensor, "_"]]) -> int:
     """How many tokens all rows begin with, if that is LONG or more and there are several rows; else 0. Each row keeps one of its own."""
     least = min(map(len, rows)) - 1
@@ -112,7 +127,6 @@ def _read_again(
     return new
 
 
-@torch.no_grad()
 def _generated(
     model: TransformerBridge,
     rows: Sequence[Int[Tensor, "_"]],
@@ -121,6 +135,21 @@ def _generated(
     seed: int,
     is_ended: Ended | None,
 ) -> list[list[int]]:
+    options: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        options = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    widest = max(map(len, rows))
+    if is_ended is not None:
+        options["stopping_criteria"] = [_criterion(is_ended, widest)]
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return _continued(model, rows, tokens, options)[:, widest:].tolist()
+
+
+@torch.no_grad()
+def _continued(model: TransformerBridge, rows: Sequence[Int[Tensor, "_"]], tokens: int, options: dict[str, Any]) -> Any:
+    """What transformers generates after the rows, which are padded between what all begin with and what is their own."""
     tokenizer: Any = model.tokenizer
     end = tokenizer.eos_token_id
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
@@ -131,27 +160,22 @@ def _generated(
         ids[line, :shared], real[line, :shared] = row[:shared].cpu(), 1
         ids[line, widest - len(row) + shared :] = row[shared:].cpu()
         real[line, widest - len(row) + shared :] = 1
-    draw: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        draw = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    if is_ended is not None:
-        draw["stopping_criteria"] = [_criterion(is_ended, widest)]
     device = next(model.parameters()).device
     hidden: Any = model.original_model
+    before: dict[str, Any] = {}
     if shared:  # a chat template's system message is most of a short question: it is read once
-        draw["past_key_values"] = hidden(ids[:1, :shared].to(device), use_cache=True).past_key_values
-        draw["past_key_values"].batch_repeat_interleave(len(rows))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _plain_decoding(hidden):
-        torch.manual_seed(seed)
-        out = hidden.generate(
+        before["past_key_values"] = hidden(ids[:1, :shared].to(device), use_cache=True).past_key_values
+        before["past_key_values"].batch_repeat_interleave(len(rows))
+    with _plain_decoding(hidden):
+        return hidden.generate(
             ids.to(device),
             attention_mask=real.to(device),
             max_new_tokens=tokens,
             pad_token_id=int(padding),
             eos_token_id=end,
-            **draw,
+            **before,
+            **options,
         )
-    return out[:, widest:].tolist()
 
 
 def _criterion(is_ended: Ended, widest: int) -> Callable[..., Bool[Tensor, "row"]]:

@@ -3,7 +3,7 @@
 # isort: skip_file
 from . import look_models, look_features, look_store, look_data, look_attribution
 from . import act_chat, act_steer, act_probes
-from . import compare_texts, compare_models, compare_labels
+from . import compare_texts, compare_models, compare_replies, compare_labels
 from . import conclude
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "act_steer",
     "compare_labels",
     "compare_models",
+    "compare_replies",
     "compare_texts",
     "conclude",
     "look_attribution",

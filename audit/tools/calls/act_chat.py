@@ -85,7 +85,7 @@ def chat(
     if prompts is not None:
         if text is not None or messages is not None:
             raise Refused("expected prompts, or else a text or messages; got both; give one of them", field="prompts")
-        asked = [_asked(session, each, system, prefill) for each in prompts]
+        asked = [asked_as(session, each, system, prefill) for each in prompts]
         names = tuple(session.workspace.models) if beside_base else ("target",)
         return _many(session, asked, names, tokens, temperature, first, count)
     prompt = _prompt(given(text, messages), system, prefill)
@@ -106,7 +106,7 @@ def chat(
     return Answer(result, "samples", session.about(), first)
 
 
-def _asked(session: Session, question: str, system: str | None, prefill: str | None) -> str | list[dict[str, str]]:
+def asked_as(session: Session, question: str, system: str | None, prefill: str | None) -> str | list[dict[str, str]]:
     """A question as the target is asked: a message where it takes messages, else plain text."""
     is_chat = has_chat(session.workspace.model())
     return _prompt([{"role": "user", "content": question}] if is_chat else question, system, prefill)

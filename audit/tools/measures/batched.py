@@ -1,14 +1,14 @@
-"""The texts of many prompts answered together (circuits/prompts/many.py), kept where a bench asks one model the same many times."""
+"""Many prompts answered, or begun, together (circuits/prompts/many.py); kept where a bench asks one model the same many times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ....circuits.prompts.many import write_ids
+from ....circuits.prompts import many
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -38,9 +38,20 @@ def write_many(
     return list(kept[key])
 
 
+def next_tokens(model: TransformerBridge, prompts: Sequence[Int[Tensor, "_"]]) -> Float[Tensor, "prompt vocab"]:
+    """log p of the token after each prompt; kept as `write_many` keeps what was written."""
+    kept = getattr(model, "__dict__", {}).get(KEPT)
+    if kept is None:
+        return many.next_tokens(model, prompts)
+    key = ("next", *(tuple(ids.tolist()) for ids in prompts))
+    if key not in kept:
+        kept[key] = many.next_tokens(model, prompts)
+    return kept[key]
+
+
 def _written(
     model: TransformerBridge, prompts: Sequence[Int[Tensor, "_"]], tokens: int, temperature: float, seed: int
 ) -> list[str]:
     tokenizer: Any = model.tokenizer
-    found = write_ids(model, prompts, tokens, temperature=temperature, seed=seed)
+    found = many.write_ids(model, prompts, tokens, temperature=temperature, seed=seed)
     return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in found]
