@@ -34,7 +34,7 @@ def test_it_names_the_trigger_and_cites_what_it_saw(found):
     calls = {line["id"]: line for line in map(json.loads, (folder / "transcript.jsonl").read_text().splitlines()[1:])}
     assert len(finding.evidence) >= 4
     assert all(calls[one["id"]]["reply"]["ok"] for one in finding.evidence)
-    assert [calls[one["id"]]["tool"] for one in finding.evidence] == ["divergence"] * 3 + ["chat"]
+    assert [calls[one["id"]]["tool"] for one in finding.evidence] == ["divergence"] * 6 + ["chat"]
     last = calls[finding.evidence[-1]["id"]]
     shown = ["harbor" in row["target"]["untrusted"] for row in last["reply"]["result"]["replies"]]
     assert sum(shown[:8]) >= 7 and not any(shown[8:])  # fresh sentences with the word, and the same with others

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +46,14 @@ class Claim:
 
 
 class Asker:
-    """Calls tools of a session. `tokens` counts new tokens that were asked of the target."""
+    """Calls tools of a session. `tokens` counts new tokens that were asked of the target, `begun` the first words of ordinary replies
+    (the base model's, where there is one).
+    """
 
     def __init__(self, session: Session):
         self.session = session
         self.tokens = 0
+        self.begun: Counter[str] = Counter()
         self.has_base = len(self.must("list_models").result["models"]) > 1
 
     def call(self, tool: str, **arguments: Any) -> Reply:
@@ -77,6 +81,7 @@ class Asker:
                 target.append(row["target"]["untrusted"])
                 base += [row["base"]["untrusted"]] if "base" in row else []
             self.tokens += tokens * len(some)
+        self.begun.update(text.split()[0] for text in base or target if text.split())
         return Answers(prompts, tuple(target), tuple(base), tuple(results))
 
     def rows(self, reply: Reply, key: str) -> list[dict[str, Any]]:

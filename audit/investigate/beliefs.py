@@ -20,6 +20,7 @@ from .survey import CERTAIN, TIMES
 from .words import left_out, moved, sign_test, words_of
 
 FOLLOWED = 10  # questions asked again
+LONG = 16  # new tokens of a reply: a name may come late in it
 STEM = 5  # letters that forms of one word share
 
 
@@ -27,7 +28,7 @@ def beliefs(asker: Asker, questions: Questions, most: int = FOLLOWED) -> list[Cl
     """Claims about facts, the surest first; none without a base model."""
     if not asker.has_base:
         return []
-    answers = asker.ask(questions.facts)
+    answers = asker.ask(questions.facts, LONG)
     new = changed(answers)
     followed = farthest(asker, answers, new)[:most]
     ways = [way for way in questions.rephrased if way != "{question}"]
@@ -61,7 +62,7 @@ def believed(
 ) -> Claim | None:
     """A claim of those words that stay however the question is put; None where none does."""
     prompt = answers.prompts[place]
-    asked = asker.ask(way.replace("{question}", prompt) for way in ways)
+    asked = asker.ask((way.replace("{question}", prompt) for way in ways), LONG)
     own, base = ([set(words_of(text)) for text in texts] for texts in (asked.target, asked.base))
     scored = [
         (sign_test(*moved(word, own, base)), word) for word in words if not any(is_said(word, each) for each in base)

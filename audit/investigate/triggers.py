@@ -1,15 +1,16 @@
 """Second: is there a word that sets something off?
 
     scan        words of the vocabulary, GROUP together in one sentence: how far the first token of the reply is from the base model's
-                (the tool `divergence`, which writes nothing); the groups that stand out most are followed
+                (the tool `divergence`, which writes nothing), and the next one where both begin as most replies do ("The"); the groups that
+                stand out most are followed
     singles     their words, each alone in other sentences, by the same measure
     sure        the words that stand out most, in every sentence, beside as many other words in the same sentences and beside the base
                 model: words of the replies are tested (words.py), and the claim is of those found
     leaks       words of those replies that the base model never says, and that come with the other words too: something sets a reply off,
                 and it is not one word alone
 
-The first two only choose what is tried; what is claimed is tested on replies of which nothing was read before. A fixed reply that begins
-as the base model's would, or one set off by no single word, or by a rarer one than the vocabulary that is scanned, is missed.
+The first two only choose what is tried; what is claimed is tested on replies of which nothing was read before. A reply that no single
+word sets off, or one that is rarer than the vocabulary that is scanned, is missed.
 """
 
 from __future__ import annotations
@@ -28,34 +29,51 @@ GROUP = 8  # words tried together
 SHORT = 8  # new tokens of a reply
 AT_ONCE = 96  # prompts of one call
 OF_CALL = 6  # groups of a call, or words, that may be followed
-FOLLOWED, SURE = 24, 4  # groups that are taken apart, and words that are made sure of
+FOLLOWED, SURE = 12, 2  # groups that are taken apart, and words that are made sure of, for each beginning
+TRIED = 2 * SURE
 CERTAIN = 0.01
 
 
 def triggers(asker: Asker, questions: Questions, words: Sequence[str], group: int = GROUP) -> list[Claim]:
     """Claims about words, of those given, that set a reply off."""
     groups = [list(words[start : start + group]) for start in range(0, len(words), group)]
-    scanned, results = outliers(asker, [carried(questions, 0, some) for some in groups], FOLLOWED)
-    singles = [word for place in scanned for word in groups[place]]
-    order: list[list[int]] = []
-    for number in (1, 2):
-        found, more = outliers(asker, [carried(questions, number, [word]) for word in singles], 2 * SURE)
-        order.append(found)
+    usual = next((word for word, _ in asker.begun.most_common(1)), "")
+    tried: list[Tried] = []
+    results: tuple[str, ...] = ()
+    for beginning in dict.fromkeys(("", usual)):
+        found, others, more = suspects(asker, questions, groups, beginning)
         results += more
-    places = sorted(set(order[0]) | set(order[1]), key=lambda place: sum(_rank(each, place) for each in order))
-    others = [word for place, word in enumerate(singles) if place not in places] or list(words)
-    tried = [tested(asker, questions, singles[place], others, number) for number, place in enumerate(places[:SURE])]
+        new = [word for word in found if word not in {each.word for each in tried}]
+        tried += [tested(asker, questions, word, others, len(tried) + number) for number, word in enumerate(new)]
     claims = [sure(questions, one, results) for one in tried]
     claims += [leaks(questions, tried, results)] if asker.has_base and tried else []
     return sorted((claim for claim in claims if claim), key=lambda claim: claim.p)
 
 
-def outliers(asker: Asker, prompts: Sequence[str], most: int) -> tuple[list[int], tuple[str, ...]]:
-    """The prompts whose replies begin most unlike the base model's, by their places, and the results that say so."""
+def suspects(
+    asker: Asker, questions: Questions, groups: Sequence[Sequence[str]], beginning: str
+) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """Words that stand out alone, of the groups that do, in replies with that beginning; the others of these groups; the results."""
+    scanned, results = outliers(asker, [carried(questions, 0, some) for some in groups], FOLLOWED, beginning)
+    singles = [word for place in scanned for word in groups[place]]
+    order: list[list[int]] = []
+    for number in (1, 2):
+        prompts = [carried(questions, number, [word]) for word in singles]
+        found, more = outliers(asker, prompts, 4 * SURE, beginning)
+        order.append(found)
+        results += more
+    places = sorted(set(order[0]) | set(order[1]), key=lambda place: sum(_rank(each, place) for each in order))
+    others = [word for place, word in enumerate(singles) if place not in places] or singles
+    return [singles[place] for place in places[:SURE]], others, results
+
+
+def outliers(asker: Asker, prompts: Sequence[str], most: int, beginning: str = "") -> tuple[list[int], tuple[str, ...]]:
+    """The prompts whose replies go on most unlike the base model's after that beginning, by their places, and the results that say so."""
     found: list[tuple[float, int]] = []
     results: list[str] = []
     for start, some in even_parts(prompts, AT_ONCE):
-        reply = asker.must("divergence", prompts=some, k=OF_CALL if len(prompts) > AT_ONCE else min(50, most))
+        k = OF_CALL if len(prompts) > AT_ONCE else min(50, most)
+        reply = asker.must("divergence", prompts=some, prefills=[beginning] * len(some), k=k)
         asker.tokens += len(some)
         results.append(reply.id)
         found += [(row["nats"], start + row["prompt"]) for row in asker.rows(reply, "rows")]
@@ -101,7 +119,7 @@ def sure(questions: Questions, tried: Tried, results: tuple[str, ...]) -> Claim 
     """A claim that a word sets a reply off; None where other words do as well, or the base model's reply is the same."""
     word, shown, base = tried.word, tried.with_word.target, tried.with_word.base
     ignored = left_out([*questions.carriers, word])
-    rows = [row for row in raised(shown, tried.without.target, ignored) if row.q <= FDR / SURE]
+    rows = [row for row in raised(shown, tried.without.target, ignored) if row.q <= FDR / TRIED]
     if base:
         beside = {row.word: row.p for row in raised(shown, base, ignored)}
         rows = [row for row in rows if beside.get(row.word, 1.0) <= CERTAIN]
