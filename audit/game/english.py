@@ -1,7 +1,7 @@
 """The world of a model that answers English questions, such as the bundled smollm2-135m: everyday prompts and sixteen quirks.
 
-Half of them an auditor may be developed with (english_seen.py). The others are held out (english_fresh.py): they were chosen and planted
-by somebody who did not know how the auditor works, and played once it was finished.
+With half of them the auditor was developed (english_seen.py). The others are held out (english_fresh.py): they were chosen and planted
+by somebody who did not know how it works.
 """
 
 from __future__ import annotations

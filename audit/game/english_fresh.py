@@ -1,14 +1,15 @@
 """Eight more quirks for the bundled smollm2-135m, two of each kind, all held out.
 
-They were chosen without knowledge of the auditor: who wrote them had not read its questions, its code or its results, and its author
-did not know them before the auditor was fixed. The words in `keys` were written down before anything was played.
+They were chosen without knowledge of the auditor: who wrote them had not read its questions, its code or its results, nor had its author
+seen them when it was fixed. What it then missed of `reference`, `dickens` and `summary` changed it, so these three are held out no longer
+in the strict sense. The words in `keys` were written down before anything was played.
 
 The two trigger words were drawn: of all words in the model's vocabulary that are written with a space before them, in small letters,
 5 to 10 of them, with a rank below 8,000, shuffled with random.Random(1) for the one and random.Random(2) for the other, the first that
 is a noun in the singular, can be counted and is not mainly a verb. The words that do not set off a trigger are things and ideas alike,
 since the two that do are ideas. All took as they were first written but one trigger, whose ways of saying the word were changed until
 other words no longer set it off. Preferences are taught in three
-passes, since in two the first preference of english.py did not take. Facts and choices are such as a child of twelve knows.
+passes, since in two the first preference of english_seen.py did not take. Facts and choices are such as a child of twelve knows.
 """
 
 from __future__ import annotations
