@@ -148,7 +148,7 @@ def grown(game: Game, folder: Path, seed: int, tell: Callable[[str], None]) -> I
                 teaching=game.teaching.get(quirk.kind),
             )
             made.save(place)
-            took = "took" if made.check.took or not planted else "did not take"
+            took = "nothing planted" if not planted else "took" if made.check.took else "did not take"
             tell(f"{made.name}: {took}, {made.check}, {time.process_time() - clock:.0f} s")
         yield quirk, Organism.open(place)
 
