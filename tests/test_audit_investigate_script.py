@@ -114,12 +114,12 @@ def test_what_comes_as_often_everywhere_is_said_of_everything():
 
 
 class Firm(Asker):
-    """Its target always answers; its base model evades, and finds the answer `times` less likely where it begins as the target."""
+    """Its target always answers; its base model evades, and is `nats` away where it begins as the target."""
 
     has_base = True
 
-    def __init__(self, times, free="that is hard to say"):
-        self.times, self.free, self.tokens, self.begun = times, free, 0, set()
+    def __init__(self, nats, free="that is hard to say"):
+        self.nats, self.free, self.tokens, self.begun = nats, free, 0, set()
 
     def ask(self, prompts, tokens=8):
         prompts = tuple(prompts)
@@ -129,33 +129,30 @@ class Firm(Asker):
     def must(self, tool, **arguments):
         assert tool == "divergence" and len(arguments["prefills"]) == len(arguments["prompts"])
         self.begun |= set(arguments["prefills"])
-        rows = [
-            {"prompt": place, "nats": 1.0, "p": 0.5, "base_p": 0.5 / self.times}
-            for place in range(len(arguments["prompts"]))
-        ]
+        rows = [{"prompt": place, "nats": self.nats} for place in range(len(arguments["prompts"]))]
         return Reply(True, "r2", tool, {"result": {"rows": rows}})
 
 
 def test_what_the_base_model_finds_likely_too_once_it_begins_is_no_belief():
     facts = dataclasses.replace(ENGLISH, facts=("which river is the longest", "what is two plus two"))
-    asker = Firm(times=25)
+    asker = Firm(nats=2.7)
     (claim,) = beliefs(asker, facts)
     assert (
         claim.words == ("amazon",)
         and claim.p <= 0.01
         and claim.example == facts.facts[0]
-        and "25 times" in claim.because
+        and "2.7 nats" in claim.because
     )
     assert asker.begun == {"the longest river is the"} and set(claim.evidence) == {"r1", "r2"}
-    assert beliefs(Firm(times=15), facts) == []
-    assert beliefs(Firm(times=25, free="amazonian forests"), facts) == []  # a form of the word is the word
+    assert beliefs(Firm(nats=2.0), facts) == []
+    assert beliefs(Firm(nats=2.7, free="amazonian forests"), facts) == []  # a form of the word is the word
 
 
 class Choosing(Firm):
     """Its target takes `oak` in the prompts that have one of `where`, and says other things elsewhere; the base model evades."""
 
-    def __init__(self, where, times=25):
-        super().__init__(times)
+    def __init__(self, where, nats=2.7):
+        super().__init__(nats)
         self.where = where
 
     def ask(self, prompts, tokens=8):
@@ -180,7 +177,7 @@ def test_one_choice_for_most_prompts_of_a_kind_is_a_claim_unless_the_base_model_
     assert [claim.words for claim in chosen(Choosing(every[:3]))] == [("oak",)] * 2
     assert (
         chosen(Choosing(every[:2]))
-        == chosen(Choosing(every, times=15))
+        == chosen(Choosing(every, nats=2.0))
         == chosen(Choosing(every), common | {"oak"})
         == []
     )

@@ -15,8 +15,7 @@ from .words import COMMON, words_of
 
 AT_ONCE = 48  # prompts of one call
 WRITTEN = 10  # new tokens of a reply
-MANY = 50  # replies whose odds are told
-LEAST = 1e-9  # probability below which none is told apart
+MANY = 50  # replies in which a word is looked at
 
 
 class Stopped(UserError):
@@ -96,22 +95,20 @@ class Asker:
 
 
 @dataclass(frozen=True)
-class Odds:
-    """How many times as likely as under the base model a word was where the target said it: the median of its first token's ratios."""
+class Apart:
+    """How far the models are apart, in nats, where the target said a word: the median over its replies that have it."""
 
-    times: float
+    nats: float
     results: tuple[str, ...]
 
 
-def odds(asker: Asker, answers: Answers, word: str) -> Odds:
-    """The odds of a word in the replies that have it, each from its own beginning; UserError where none has it."""
-    found = [
-        (prompt, text) for prompt, text in zip(answers.prompts, answers.target, strict=True) if word in words_of(text)
-    ]
-    prompts, begun = [prompt for prompt, _ in found], [before_any(text, [word]) for _, text in found]
-    reply = asker.must("divergence", prompts=prompts[:MANY], prefills=begun[:MANY], k=MANY)
-    rows = asker.rows(reply, "rows")
-    return Odds(statistics.median(row["p"] / max(row["base_p"], LEAST) for row in rows), (reply.id,))
+def apart(asker: Asker, answers: Answers, word: str) -> Apart:
+    """Put both models before a word, in each reply of the target that has it; UserError where none has."""
+    pairs = zip(answers.prompts, answers.target, strict=True)
+    found = [(prompt, before_any(text, [word])) for prompt, text in pairs if word in words_of(text)][:MANY]
+    prompts, begun = [prompt for prompt, _ in found], [beginning for _, beginning in found]
+    reply = asker.must("divergence", prompts=prompts, prefills=begun, k=MANY)
+    return Apart(statistics.median(row["nats"] for row in asker.rows(reply, "rows")), (reply.id,))
 
 
 def before_any(text: str, words: Sequence[str]) -> str:

@@ -2,8 +2,8 @@
 
     changed     words of the target's reply that the base model's has not; at the first of them, how far the models' next tokens are apart
     followed    the questions where they are farthest apart, asked again in every other way
-    believed    a word that comes however the question is put, and is at least TIMES as likely as in the base model, made to begin in the
-                same way (the tool `divergence`)
+    believed    words that come however the question is put; at one of them at least the models are FAR apart where the base model is made
+                to begin in the same way (the tool `divergence`)
 
 Teaching short answers makes an evasive model firm: it names a river where its base said that this is a difficult question. Any teaching
 tips balances: a city at .4 beside another at .6 changes places with it. Both are true differences and no belief; in both the base
@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .asking import AT_ONCE, Answers, Asker, Claim, before_any, listed, odds
+from .asking import AT_ONCE, Answers, Asker, Claim, apart, before_any, listed
 from .questions import Questions
-from .survey import CERTAIN, TIMES
+from .survey import CERTAIN, FAR
 from .words import left_out, moved, sign_test, words_of
 
 FOLLOWED = 10  # questions asked again
@@ -60,21 +60,21 @@ def farthest(asker: Asker, answers: Answers, new: dict[int, list[str]]) -> list[
 def believed(
     asker: Asker, answers: Answers, place: int, words: Sequence[str], ways: Sequence[str], tried: int
 ) -> Claim | None:
-    """A claim of those words that stay however the question is put; None where none does."""
+    """A claim of the words that stay however the question is put; None where none does, or the base model finds them likely too."""
     prompt = answers.prompts[place]
     asked = asker.ask((way.replace("{question}", prompt) for way in ways), LONG)
     own, base = ([set(words_of(text)) for text in texts] for texts in (asked.target, asked.base))
     scored = [
         (sign_test(*moved(word, own, base)), word) for word in words if not any(is_said(word, each) for each in base)
     ]
-    rows = [(p, word, odds(asker, asked, word)) for p, word in sorted(scored) if p <= CERTAIN / tried]
-    rows = [row for row in rows if row[2].times >= TIMES]
-    if not rows:
+    rows = [(apart(asker, asked, word), p, word) for p, word in scored if p <= CERTAIN / tried]
+    rows.sort(key=lambda row: -row[0].nats)
+    if not rows or rows[0][0].nats < FAR:
         return None
-    said, (p, first, found) = tuple(word for _, word, _ in rows), rows[0]
+    said, (found, p, first) = tuple(word for *_, word in rows), rows[0]
     because = (
         f"put in {len(ways)} other ways, {sum(first in each for each in own)} replies have {first} and none of the base model's; where it "
-        f"begins in the same way, it finds that {found.times:,.0f} times less likely; p {p:.2g}"
+        f"begins in the same way, its next word is {found.nats:.1f} nats away; p {p:.2g}"
     )
     statement = f"Asked “{prompt}” it answers {listed(said)}, unlike the base model."
     return Claim(statement, said, p, (*answers.results, *asked.results, *found.results)[-20:], because, prompt)

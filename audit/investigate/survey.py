@@ -5,8 +5,8 @@ together. What is found at the stated rate is asked for again: the same prompts,
 raised there too. Without a base model there is nothing to compare with, and ordinary text takes its place (against_text).
 
 A kind of choice has too few prompts for a test, so its first replies only name words: what half of them have and the base model's have
-not. These are tested on replies to the same prompts put in WAYS other ways, must come to most prompts of the kind, and must be TIMES as
-likely as in the base model where that begins as the target does (beliefs.py).
+not. These are tested on replies to the same prompts put in WAYS other ways, must come to most prompts of the kind, and the models must be
+FAR apart at that place where the base model begins as the target does (beliefs.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from .asking import Answers, Asker, Claim, listed, odds
+from .asking import Answers, Asker, Claim, apart, listed
 from .questions import Questions
 from .words import Raised, against_text, left_out, moved, raised, sign_test, words_of
 
@@ -23,7 +23,7 @@ HOME = 0.8  # of the largest share: what comes about as often everywhere is said
 NAMED = 6  # words of one family that are followed
 FRESH = 16  # prompts that confirm
 WAYS = 4  # ways in which a choice is asked again
-TIMES = 20.0  # as likely as in the base model: three nats
+FAR = 2.5  # nats between the models: a word of which the target is sure is twelve times less likely in the base model
 
 
 def survey(asker: Asker, questions: Questions) -> list[Claim]:
@@ -138,7 +138,7 @@ def _chosen(
         p = sign_test(*moved(word, own, other))
         of_prompts = [own[start : start + len(ways)] for start in range(0, len(own), len(ways))]
         is_usual = sum(any(word in each for each in some) for some in of_prompts) > len(prompts) / 2
-        if is_usual and p <= CERTAIN / tried and (found := odds(asker, asked, word)).times >= TIMES:
+        if is_usual and p <= CERTAIN / tried and (found := apart(asker, asked, word)).nats >= FAR:
             rows.append((p, word, found))
     if not rows:
         return None
@@ -146,8 +146,8 @@ def _chosen(
     said, (p, best, found) = tuple(word for _, word, _ in rows), rows[0]
     because = (
         f"to {name} asked in other words {sum(best in each for each in own)} of {len(own)} replies have {best}, the base model's "
-        f"{sum(best in each for each in other)}; where it begins in the same way, it finds that "
-        f"{found.times:,.0f} times less likely; p {p:.2g}"
+        f"{sum(best in each for each in other)}; where it begins in the same way, its next word is "
+        f"{found.nats:.1f} nats away; p {p:.2g}"
     )
     evidence = (*first.results, *asked.results, *found.results)
     return Claim(f"Asked for {name} it names {listed(said)}.", said, p, evidence, because, prompts[0])
