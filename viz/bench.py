@@ -4,8 +4,8 @@ circuits    trace models whose circuits are known, and say how near the truth ea
             Suites and their truths: circuits/worlds/suites.py. A number that misses its target is a defect of the tracer.
 synthetic   train every kind of dictionary on activations whose features are known, and say how much each finds; about ten minutes, with
             `quick` two. World, measures and methods: saes/synthetic/. A ranking that the literature contradicts is told.
-audit       plant quirks and their controls in the bundled model, and say which tools and whether the scripted auditor find them; about an
-            hour of one core, with `quick` (a tiny model) a minute. audit/game/. An auditor no better than a black box is a miss.
+audit       plant quirks and their controls in the bundled model, and say which tools and whether the scripted auditor find them; hours
+            of one core, with `quick` (a tiny model) half a minute. audit/game/. An auditor no better than a black box is a miss.
 scratchpad  train tiny models that need a scratchpad, or do not, and say how well each method tells; about ten minutes.
             audit/scratchpad/worlds.py.
 
