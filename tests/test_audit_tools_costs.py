@@ -18,6 +18,7 @@ CALLS = {
     "probe_train": {"name": "p", "positive": [f"w5 w{n}" for n in range(10, 18)], "negative": [f"w6 w{n}" for n in range(10, 18)]},
 }  # fmt: skip
 OTHERS = {
+    "divergence",
     "path_patch",
     "probe_apply",
     "explain_feature",

@@ -23,7 +23,7 @@ def activations(model: TransformerBridge, block: Int[Tensor, "token"], sites: li
 
 
 def activations_of(
-    model: TransformerBridge, blocks: Sequence[Int[Tensor, "token"]], sites: list[str]
+    model: TransformerBridge, blocks: Sequence[Int[Tensor, "_"]], sites: list[str]
 ) -> list[dict[str, Tensor]]:
     """`activations` of each block, in their order. Attention is causal, so what a block is padded with cannot reach it."""
     found: dict[int, dict[str, Tensor]] = {}
