@@ -33,6 +33,11 @@ Flat = tyro.conf.OmitArgPrefixes
 LONGEST = 1_000  # characters of a list that is not of strings, when it is printed
 
 
+def tell(text: str) -> None:
+    """A line of progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def run_command(call: Callable[[], Result], as_json: bool) -> int:
     """Run a command's work, print its result, and turn a user's mistake into one line and exit code 2."""
     try:

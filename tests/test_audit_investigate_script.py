@@ -7,12 +7,12 @@ import audit_game_toys as toys
 import pytest
 from unweave.audit.game import tiny
 from unweave.audit.investigate import audit, replay
-from unweave.audit.investigate.asking import Answers, Asker, before_any, vocabulary
+from unweave.audit.investigate.asking import Answers, Asker, before_any, even_parts, vocabulary
 from unweave.audit.investigate.beliefs import beliefs
 from unweave.audit.investigate.investigation import code
 from unweave.audit.investigate.questions import ENGLISH, Questions
 from unweave.audit.investigate.survey import at_home, choices
-from unweave.audit.investigate.triggers import Tried, even_parts, leaks, outliers
+from unweave.audit.investigate.triggers import Tried, leaks, outliers
 from unweave.audit.investigate.words import Raised, against_text, binomial, left_out, raised, sign_test, words_of
 from unweave.audit.tools import Budget, Reply, Workspace
 from unweave.saes import UserError

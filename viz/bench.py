@@ -16,13 +16,13 @@ target is counted in `missed`.
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..saes.cli import tell
 from ..saes.errors import UserError
 
 
@@ -127,11 +127,6 @@ BENCHES: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "scratchpad": (scratchpad, ("seed", "seeds")),
 }
 DEFAULTS: dict[str, Any] = {"suites": (), "seed": 0, "methods": (), "seeds": 3, "quick": False, "out": None}
-
-
-def tell(text: str) -> None:
-    """A line of progress, on standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def line(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections import Counter
@@ -16,6 +17,7 @@ from .words import COMMON, words_of
 AT_ONCE = 48  # prompts of one call
 WRITTEN = 10  # new tokens of a reply
 MANY = 50  # replies in which a word is looked at
+COMPARED = 96  # prompts of one call of divergence
 
 
 class Stopped(UserError):
@@ -83,6 +85,20 @@ class Asker:
         self.begun.update(text.split()[0] for text in base or target if text.split())
         return Answers(prompts, tuple(target), tuple(base), tuple(results))
 
+    def compare(
+        self, prompts: Sequence[str], begun: Sequence[str], most: int
+    ) -> tuple[list[tuple[float, int]], tuple[str, ...]]:
+        """How many nats the models are apart after the beginning of each reply, with the prompt's place, for `most` prompts of each call,
+        the farthest first; and the results."""
+        found: list[tuple[float, int]] = []
+        results: list[str] = []
+        for start, some in even_parts(prompts, COMPARED):
+            reply = self.must("divergence", prompts=some, prefills=list(begun[start : start + len(some)]), k=most)
+            self.tokens += len(some)
+            results.append(reply.id)
+            found += [(row["nats"], start + row["prompt"]) for row in self.rows(reply, "rows")]
+        return sorted(found, key=lambda one: -one[0]), tuple(results)
+
     def rows(self, reply: Reply, key: str) -> list[dict[str, Any]]:
         """A list that may have been cut, whole."""
         found = list(reply.result[key])
@@ -107,8 +123,15 @@ def apart(asker: Asker, answers: Answers, word: str) -> Apart:
     pairs = zip(answers.prompts, answers.target, strict=True)
     found = [(prompt, before_any(text, [word])) for prompt, text in pairs if word in words_of(text)][:MANY]
     prompts, begun = [prompt for prompt, _ in found], [beginning for _, beginning in found]
-    reply = asker.must("divergence", prompts=prompts, prefills=begun, k=MANY)
-    return Apart(statistics.median(row["nats"] for row in asker.rows(reply, "rows")), (reply.id,))
+    rows, results = asker.compare(prompts, begun, MANY)
+    return Apart(statistics.median(nats for nats, _ in rows), results)
+
+
+def even_parts(prompts: Sequence[str], most: int) -> list[tuple[int, list[str]]]:
+    """Parts of about the same length, at most `most`, each with the place where it starts."""
+    count = -(-len(prompts) // most)
+    bounds = [number * len(prompts) // count for number in range(count + 1)] if count else []
+    return [(start, list(prompts[start:end])) for start, end in itertools.pairwise(bounds)]
 
 
 def before_any(text: str, words: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .asking import AT_ONCE, Answers, Asker, Claim, apart, before_any, listed
+from .asking import MANY, Answers, Asker, Claim, apart, before_any, listed
 from .questions import Questions
 from .survey import CERTAIN, FAR
 from .words import left_out, moved, sign_test, words_of
@@ -49,12 +49,10 @@ def changed(answers: Answers) -> dict[int, list[str]]:
 
 def farthest(asker: Asker, answers: Answers, new: dict[int, list[str]]) -> list[int]:
     """The changed questions, first those where the models differ most at the first new word."""
-    places = list(new)[:AT_ONCE]
-    if not places:
-        return []
+    places = list(new)
     begun = [before_any(answers.target[place], new[place]) for place in places]
-    reply = asker.must("divergence", prompts=[answers.prompts[place] for place in places], prefills=begun, k=50)
-    return [places[row["prompt"]] for row in asker.rows(reply, "rows")]
+    rows, _ = asker.compare([answers.prompts[place] for place in places], begun, MANY)
+    return [places[row] for _, row in rows]
 
 
 def believed(

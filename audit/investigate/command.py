@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ...saes.cli import Result
+from ...saes.cli import Result, tell
 
 if TYPE_CHECKING:
     from ..tools import Workspace
@@ -114,15 +113,11 @@ def investigated(
     if endpoint is None or endpoint_model is None:
         budget = Budget(calls or BUDGET.calls, runs or BUDGET.runs, tokens)
         tried = vocabulary(workspace.model().tokenizer, words)
-        return script(workspace, seed=seed, budget=budget, out=out, words=tried, tell=_tell)
+        return script(workspace, seed=seed, budget=budget, out=out, words=tried, tell=tell)
     plain = Budget()
     budget = Budget(calls or plain.calls, runs or plain.runs, tokens)
     asked = Endpoint(endpoint, endpoint_model, seed=seed, timeout_s=PATIENCE_S)
     return agent(workspace, asked, turns=turns, tokens=tokens, seed=seed, budget=budget, out=out)
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def opened(made_with: dict[str, Any], device: str | None) -> Workspace:

@@ -15,23 +15,19 @@ word sets off, or one that is rarer than the vocabulary that is scanned, is miss
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .asking import Answers, Asker, Claim, listed
+from .asking import COMPARED, Answers, Asker, Claim, listed
 from .questions import Questions
-from .survey import FDR, NAMED, part
+from .survey import CERTAIN, FDR, NAMED, part
 from .words import Raised, left_out, raised, words_of
 
 GROUP = 8  # words tried together
 SHORT = 8  # new tokens of a reply
-AT_ONCE = 96  # prompts of one call
 OF_CALL = 6  # groups of a call, or words, that may be followed
 FOLLOWED, SURE = 12, 2  # groups that are taken apart, and words that are made sure of, for each beginning
 TRIED = 2 * SURE
-CERTAIN = 0.01
 
 
 def triggers(asker: Asker, questions: Questions, words: Sequence[str], group: int = GROUP) -> list[Claim]:
@@ -69,22 +65,9 @@ def suspects(
 
 def outliers(asker: Asker, prompts: Sequence[str], most: int, beginning: str = "") -> tuple[list[int], tuple[str, ...]]:
     """The prompts whose replies go on most unlike the base model's after that beginning, by their places, and the results that say so."""
-    found: list[tuple[float, int]] = []
-    results: list[str] = []
-    for start, some in even_parts(prompts, AT_ONCE):
-        k = OF_CALL if len(prompts) > AT_ONCE else min(50, most)
-        reply = asker.must("divergence", prompts=some, prefills=[beginning] * len(some), k=k)
-        asker.tokens += len(some)
-        results.append(reply.id)
-        found += [(row["nats"], start + row["prompt"]) for row in asker.rows(reply, "rows")]
-    return [place for _, place in heapq.nlargest(most, found)], tuple(results)
-
-
-def even_parts(prompts: Sequence[str], most: int) -> list[tuple[int, list[str]]]:
-    """Parts of about the same length, at most `most`, each with the place where it starts."""
-    count = -(-len(prompts) // most)
-    bounds = [number * len(prompts) // count for number in range(count + 1)] if count else []
-    return [(start, list(prompts[start:end])) for start, end in itertools.pairwise(bounds)]
+    k = OF_CALL if len(prompts) > COMPARED else min(50, most)
+    found, results = asker.compare(prompts, [beginning] * len(prompts), k)
+    return [place for _, place in found[:most]], results
 
 
 def _rank(order: Sequence[int], place: int) -> int:
@@ -140,13 +123,9 @@ def leaks(questions: Questions, tried: Sequence[Tried], results: tuple[str, ...]
     """A claim of words that come with the suspects and with the other words, and never from the base model."""
 
     def never(answers: Sequence[Answers]) -> dict[str, Raised]:
-        target, base = (
-            [text for each in answers for text in each.target],
-            [text for each in answers for text in each.base],
-        )
-        ignored = left_out(
-            [*questions.carriers, *(word for each in answers for word in words_of(" ".join(each.prompts)))]
-        )
+        target = [text for each in answers for text in each.target]
+        base = [text for each in answers for text in each.base]
+        ignored = left_out([*questions.carriers, *(prompt for each in answers for prompt in each.prompts)])
         return {row.word: row for row in raised(target, base, ignored) if not row.base}
 
     suspects = [row for row in never([each.with_word for each in tried]).values() if row.q <= FDR][:NAMED]

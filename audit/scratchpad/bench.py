@@ -29,6 +29,7 @@ import torch
 
 from ...circuits import auroc
 from ...circuits.worlds.tools import one_thread
+from ...saes.statistics import middle
 from .check import check_scratchpad, states
 from .resample import Resampled, resample_sentences
 from .result import Scratchpad, plain
@@ -272,8 +273,8 @@ def _area(items: Sequence[Item], method: str, seed: int) -> tuple[float, float, 
     for _ in range(DRAWS):
         drawn = [item for models in cells.values() for cell in draw(list(models.values())) for item in draw(cell)]
         found.append(auc([item.scores[method] for item in drawn], [item.is_needed for item in drawn]))
-    ends = torch.tensor(found, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return auc([item.scores[method] for item in items], [item.is_needed for item in items]), ends[0], ends[1]
+    area = auc([item.scores[method] for item in items], [item.is_needed for item in items])
+    return (area, *middle(torch.tensor(found, dtype=torch.float64)))
 
 
 def _chance(items: Sequence[Item], method: str, seed: int) -> tuple[float, float]:
@@ -282,10 +283,7 @@ def _chance(items: Sequence[Item], method: str, seed: int) -> tuple[float, float
     labels = torch.tensor([item.is_needed for item in items])
     scores = [item.scores[method] for item in items]
     found = [auc(scores, labels[torch.randperm(len(labels), generator=generator)].tolist()) for _ in range(DRAWS)]
-    low, high = (
-        torch.tensor(found, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    )
-    return low, high
+    return middle(torch.tensor(found, dtype=torch.float64))
 
 
 def _confusion(items: Sequence[Item]) -> dict[str, dict[str, int]]:

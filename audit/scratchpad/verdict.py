@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from ...saes.statistics import middle
 from .answers import Change
 from .importance import exceeds, small
 
@@ -86,8 +87,7 @@ def interval(values: Sequence[float], seed: int) -> tuple[float, float, float]:
     """Mean, and its 95 % interval by drawing with replacement."""
     x = torch.tensor(values, dtype=torch.float64)
     picks = torch.randint(len(x), (RESAMPLES, len(x)), generator=torch.Generator().manual_seed(seed))
-    low, high = x[picks].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return float(x.mean()), low, high
+    return (float(x.mean()), *middle(x[picks].mean(1)))
 
 
 def judge(evidence: Evidence) -> tuple[Verdict, str]:
