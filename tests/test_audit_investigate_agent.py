@@ -122,20 +122,40 @@ def test_an_endpoint_that_fails_ends_it_with_what_was_found():
     assert played(passing).stopped == ""
 
 
-WRONG_CALLS = (
-    [{"id": "a"}],
-    [{"id": "a", "function": {"name": "chat", "arguments": {"text": "x"}}}],
-    {"id": "a"},
-    ["chat"],
-)
-BODIES = [json.dumps({"choices": [{"message": {"content": None, "tool_calls": made}}]}) for made in WRONG_CALLS]
-
-
 @pytest.mark.parametrize(
-    "body", ["not json", "{}", '{"choices": []}', '{"choices": [{"message": {"content": 3}}]}', *BODIES]
+    "body",
+    [
+        "not json",
+        "{}",
+        '{"choices": []}',
+        '{"choices": [{"message": {"content": 3}}]}',
+        '{"choices": [{"message": {"content": null, "tool_calls": {"id": "a"}}}]}',
+    ],
 )
 def test_an_answer_that_is_no_completion_ends_it_in_words(body):
     assert "expected a chat completion" in played(Script((200, body))).stopped
+
+
+def made(*entries):
+    return 200, json.dumps({"choices": [{"message": {"content": None, "tool_calls": entries}}]})
+
+
+@pytest.mark.parametrize("entry", [{"id": "a"}, {"id": "a", "function": "chat"}, "chat", None, 3, {"function": {}}, []])
+def test_a_call_that_names_no_tool_is_answered_beside_those_that_do(entry):
+    right = {"id": "b", "function": {"name": "budget", "arguments": "{}"}}
+    script = Script(made(entry, right), calls(("report", {})))
+    found = played(script)
+    wrong, fine = script.told()
+    assert wrong["error"]["kind"] == "unknown_tool" and fine["ok"] and found.stopped == ""
+
+
+@pytest.mark.parametrize("arguments", [{"prompts": SAYS[1]["prompts"], "tokens": 6}, json.dumps(SAYS[1])])
+def test_servers_may_send_arguments_as_an_object_and_no_ids(arguments):
+    script = Script(made(*[{"function": {"name": "chat", "arguments": arguments}}] * 2), calls(("report", {})))
+    played(script)
+    assert all("matey" in told["result"]["replies"][0]["target"]["untrusted"] for told in script.told())
+    sent = script.seen[1]["messages"]
+    assert [one["id"] for one in sent[2]["tool_calls"]] == [one["tool_call_id"] for one in sent[3:]] == ["call-0", "call-1"]
 
 
 def test_a_key_that_the_server_sends_back_is_nowhere(monkeypatch, tmp_path):

@@ -170,11 +170,11 @@ class Endpoint:
             data: Any = json.loads(_without(content.decode("utf-8"), key)) if len(content) <= LARGEST else None
             message, used = data["choices"][0]["message"], data.get("usage") or {}
             text, calls = message.get("content") or "", message.get("tool_calls") or []
-            asked = [(str(one["id"]), str(one["function"]["name"]), one["function"]["arguments"]) for one in calls]
-            if not isinstance(text, str) or not all(isinstance(arguments, str) for *_, arguments in asked):
+            if not isinstance(text, str) or not isinstance(calls, list):
                 raise TypeError
             counted = used.get("total_tokens") if isinstance(used, dict) else None
-            return Turn(text, [Asked(*one) for one in asked], counted if type(counted) is int else None)
+            asked = [_call(number, one) for number, one in enumerate(calls)]
+            return Turn(text, asked, counted if type(counted) is int else None)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             shown = _hidden(content[:200].decode("utf-8", "replace"), key)
             raise UserError(
@@ -215,6 +215,15 @@ def _chance(answer: Mapping[str, Any], name: str) -> float | None:
         ) from None
     zero, one = (sum(math.exp(min(value, 0.0)) for token, value in known if token == digit) for digit in "01")
     return one / (zero + one) if zero + one > 0 else None
+
+
+def _call(number: int, entry: Any) -> Asked:
+    """A call as some server sent it: ids may lack and arguments be an object; what names no tool is a call of none, to be told so."""
+    entry = entry if isinstance(entry, dict) else {}
+    function = entry["function"] if isinstance(entry.get("function"), dict) else {}
+    arguments = function.get("arguments") or ""
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return Asked(str(entry.get("id") or f"call-{number}"), str(function.get("name") or ""), text)
 
 
 def _wait(headers: Mapping[str, str], planned: float) -> float:
