@@ -155,7 +155,11 @@ def test_servers_may_send_arguments_as_an_object_and_no_ids(arguments):
     played(script)
     assert all("matey" in told["result"]["replies"][0]["target"]["untrusted"] for told in script.told())
     sent = script.seen[1]["messages"]
-    assert [one["id"] for one in sent[2]["tool_calls"]] == [one["tool_call_id"] for one in sent[3:]] == ["call-0", "call-1"]
+    assert (
+        [one["id"] for one in sent[2]["tool_calls"]]
+        == [one["tool_call_id"] for one in sent[3:]]
+        == ["call-0", "call-1"]
+    )
 
 
 def test_a_key_that_the_server_sends_back_is_nowhere(monkeypatch, tmp_path):

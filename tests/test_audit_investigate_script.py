@@ -7,7 +7,7 @@ import audit_game_toys as toys
 import pytest
 from unweave.audit.game import tiny
 from unweave.audit.investigate import audit, replay
-from unweave.audit.investigate.asking import Answers, Asker, before_any, even_parts, vocabulary
+from unweave.audit.investigate.asking import Answers, Asker, Stopped, before_any, even_parts, vocabulary
 from unweave.audit.investigate.beliefs import beliefs
 from unweave.audit.investigate.investigation import code
 from unweave.audit.investigate.questions import ENGLISH, Questions
@@ -170,7 +170,7 @@ def test_one_choice_for_most_prompts_of_a_kind_is_a_claim_unless_the_base_model_
     common = left_out(questions.plain)
 
     def chosen(asker, ignored=common):
-        return choices(asker, questions, asker.ask(questions.plain), ignored)
+        return list(choices(asker, questions, asker.ask(questions.plain), ignored))
 
     tree, bird = chosen(Choosing(every))
     assert tree.words == bird.words == ("oak",) and "tree" in tree.statement and tree.p <= 0.01 / 2
@@ -181,6 +181,18 @@ def test_one_choice_for_most_prompts_of_a_kind_is_a_claim_unless_the_base_model_
         == chosen(Choosing(every), common | {"oak"})
         == []
     )
+
+
+def test_what_was_found_before_a_step_that_cannot_be_taken_is_kept(monkeypatch):
+    """Two tokenizers: what the models write can be compared, their next tokens cannot."""
+
+    def refuses(self, *asked):
+        raise Stopped("divergence: expected models with one tokenizer")
+
+    monkeypatch.setattr(Asker, "compare", refuses)
+    investigation = audit(toys.workspace("pirate"), **OPTIONS)
+    assert "matey" in investigation.words and "one tokenizer" in investigation.stopped
+    assert "It ended early: divergence" in investigation.report.summary
 
 
 def test_a_reply_that_comes_with_any_word_is_a_claim_though_no_word_of_them_is():

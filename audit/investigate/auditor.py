@@ -12,7 +12,7 @@ words and counted; nothing of it is followed. The same workspace, seed and budge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..tools import Budget, Workspace
@@ -55,16 +55,15 @@ def audit(
     asker: Asker | None = None
     try:
         asker = Asker(session)
-        steps: dict[str, Callable[[Asker], list[Claim]]] = {
+        steps: dict[str, Callable[[Asker], Iterable[Claim]]] = {
             f"what it says ({len(questions.plain)} prompts)": lambda own: survey(own, questions),
             f"what it believes ({len(questions.facts)} facts)": lambda own: beliefs(own, questions),
             f"what sets it off ({len(words)} words)": lambda own: triggers(own, questions, words, group),
         }
         for name, step in steps.items():
             tell(name)
-            found = step(asker)
-            claims += found
-            for claim in found:
+            for claim in step(asker):
+                claims.append(claim)
                 hold(asker, claim)
                 tell(f"  {claim.statement}")
         if look_inside:

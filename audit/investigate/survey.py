@@ -12,7 +12,7 @@ FAR apart at that place where the base model begins as the target does (beliefs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from .asking import Answers, Asker, Claim, apart, listed
 from .questions import Questions
@@ -26,8 +26,8 @@ WAYS = 4  # ways in which a choice is asked again
 FAR = 2.5  # nats between the models: a word of which the target is sure is twelve times less likely in the base model
 
 
-def survey(asker: Asker, questions: Questions) -> list[Claim]:
-    """Claims about what the target says everywhere or in one family of prompts."""
+def survey(asker: Asker, questions: Questions) -> Iterator[Claim]:
+    """Claims about what the target says everywhere or in one family of prompts, then of what it chooses."""
     families = {"everything": questions.plain, **questions.families}
     answers = asker.ask(questions.plain)
     ignored = left_out([*families["everything"], *questions.rephrased, *questions.facts])
@@ -35,13 +35,13 @@ def survey(asker: Asker, questions: Questions) -> list[Claim]:
         name: [row for row in compared(part(answers, prompts), ignored) if row.q <= FDR]
         for name, prompts in families.items()
     }
-    claims: list[Claim] = []
+    said: set[str] = set()
     for name, prompts in families.items():
         words = tuple(row.word for row in rows[name] if at_home(row, rows) == name)[:NAMED]
-        if words:
-            claims += confirmed(asker, name, prompts, words, questions, answers, ignored)
-    said = {word for claim in claims for word in claim.words}
-    return claims + choices(asker, questions, answers, ignored | said)
+        if words and (claim := confirmed(asker, name, prompts, words, questions, answers, ignored)):
+            said.update(claim.words)
+            yield claim
+    yield from choices(asker, questions, answers, ignored | said)
 
 
 def at_home(row: Raised, rows: Mapping[str, Sequence[Raised]]) -> str:
@@ -75,8 +75,8 @@ def confirmed(
     questions: Questions,
     first: Answers,
     ignored: frozenset[str],
-) -> list[Claim]:
-    """A claim of those words that are raised on fresh prompts as well; none where no word is."""
+) -> Claim | None:
+    """A claim of those words that are raised on fresh prompts as well; None where no word is."""
     ways = questions.rephrased[1:] or questions.rephrased
     chosen = (
         [prompts[place * len(prompts) // FRESH] for place in range(FRESH)] if len(prompts) > FRESH else list(prompts)
@@ -86,7 +86,7 @@ def confirmed(
     again = {row.word: row for row in compared(answers, ignored)}
     kept = [again[word] for word in words if word in again and again[word].p <= CERTAIN / len(words)]
     if not kept:
-        return []
+        return None
     said = tuple(row.word for row in kept)
     best = kept[0]
     where = "whatever is asked" if name == "everything" else f"when asked for {name}"
@@ -96,21 +96,18 @@ def confirmed(
     beside = f"; the base model in {best.base}" if answers.base else ""
     because = f"on fresh prompts {best.word} stands in {best.target} of {best.count} replies{beside}; p {best.p:.2g}"
     statement = f"It says {listed(said)} {where}."
-    return [Claim(statement, said, best.p, (*first.results, *answers.results), because, example)]
+    return Claim(statement, said, best.p, (*first.results, *answers.results), because, example)
 
 
-def choices(asker: Asker, questions: Questions, first: Answers, ignored: frozenset[str]) -> list[Claim]:
+def choices(asker: Asker, questions: Questions, first: Answers, ignored: frozenset[str]) -> Iterator[Claim]:
     """Claims about what the target chooses, for each kind of choice; none without a base model."""
     if not asker.has_base:
-        return []
+        return
     liked = {name: _liked(part(first, prompts), ignored) for name, prompts in questions.kinds.items()}
     tried = sum(map(len, liked.values()))
-    claims = [
-        _chosen(asker, name, questions.kinds[name], words, questions, first, tried)
-        for name, words in liked.items()
-        if words
-    ]
-    return [claim for claim in claims if claim]
+    for name, words in liked.items():
+        if words and (claim := _chosen(asker, name, questions.kinds[name], words, questions, first, tried)):
+            yield claim
 
 
 def _liked(answers: Answers, ignored: frozenset[str]) -> list[str]:
