@@ -218,7 +218,7 @@ def _chance(answer: Mapping[str, Any], name: str) -> float | None:
 
 
 def _call(number: int, entry: Any) -> Asked:
-    """A call as some server sent it: ids may lack and arguments be an object; what names no tool is a call of none, to be told so."""
+    """A call as a server sent it: the id may be missing and arguments an object; what names no tool is a call of none, to be told so."""
     entry = entry if isinstance(entry, dict) else {}
     function = entry["function"] if isinstance(entry.get("function"), dict) else {}
     arguments = function.get("arguments") or ""
