@@ -354,6 +354,17 @@ def test_examples_by_interval_are_those_of_the_codes(tab, stores):
     assert "intervals=" not in tab.page.url
 
 
+def test_the_kind_is_changed_before_the_list_is_there(tab):
+    held = []
+    tab.page.route("**/api/stores/1/columns/**", lambda route: held.append(route))
+    tab.open("#pane=latents&store=1&latent=7").card(7).press("x")
+    tab.at("interval").first.wait_for()
+    assert held and tab.at("latent-row").count() == 0
+    for route in held:
+        route.continue_()
+    tab.at("latent-row").first.wait_for()
+
+
 def test_a_deep_link_opens_kind_scale_and_example(tab):
     tab.open("#pane=latents&store=1&latent=7&intervals=log&bins=width").card(7)
     tab.at("interval").first.wait_for()

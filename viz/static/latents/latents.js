@@ -118,7 +118,7 @@ function otherStore(by) {
 for (const [name, meaning, run] of [["j", "next latent", () => step(1)], ["k", "previous latent", () => step(-1)], ["PageDown", "a page further", () => step(pane.page?.() ?? 1)],
   ["PageUp", "a page back", () => step(-(pane.page?.() ?? 1))], ["Home", "first of the list", () => step(-Infinity)], ["End", "last of the list", () => step(Infinity)],
   ["Enter", "open: move to the card", openCard], ["l", "label", () => edit("label")], ["n", "note", () => edit("note")], ["t", "tag", () => edit("tags")], ["s", "star", star], ["u", "undo the latest change", undo],
-  ["[", "previous store", () => otherStore(-1)], ["]", "next store", () => otherStore(1)], ["x", "examples by the next kind of interval", () => nextKind(pane.table?.about ?? {})],
+  ["[", "previous store", () => otherStore(-1)], ["]", "next store", () => otherStore(1)], ["x", "examples by the next kind of interval", async () => nextKind((await ask(`stores/${state.store}`)) ?? {})],
   ["g", "go to a latent by its number", goTo]]) key(name, meaning, run, "latents");
 key("/", "search latents", async () => {
   const box = () => document.querySelector("#search");
