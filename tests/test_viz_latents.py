@@ -116,6 +116,18 @@ class Tab:
     def counted(self, text):
         self.until(lambda: text in self.at("latent-count").inner_text())
 
+    def late(self, pattern):
+        """The requests that wait, and what lets them and all later ones go on."""
+        held, released = [], []
+        self.page.route(pattern, lambda route: route.continue_() if released else held.append(route))
+
+        def release():
+            released.append(True)
+            for route in held:
+                route.continue_()
+
+        return held, release
+
     def close(self, allowed=""):
         assert self.page.evaluate("() => window.__pwned") is None
         assert [text for text in self.wrong if not allowed or allowed not in text] == []
@@ -355,14 +367,35 @@ def test_examples_by_interval_are_those_of_the_codes(tab, stores):
 
 
 def test_the_kind_is_changed_before_the_list_is_there(tab):
-    held = []
-    tab.page.route("**/api/stores/1/columns/**", lambda route: held.append(route))
+    held, release = tab.late("**/api/stores/1/columns/**")
     tab.open("#pane=latents&store=1&latent=7").card(7).press("x")
     tab.at("interval").first.wait_for()
     assert held and tab.at("latent-row").count() == 0
-    for route in held:
-        route.continue_()
+    release()
     tab.at("latent-row").first.wait_for()
+
+
+def test_a_key_pressed_before_the_list_is_there_is_not_lost(tab):
+    held, release = tab.late("**/api/stores/0/columns/**")
+    tab.open("#pane=latents&latent=3&sort=latent").card(3).press("End")
+    tab.until(lambda: len(held) > 0)
+    release()
+    tab.card(MANY - 1)
+
+
+def test_what_is_written_in_the_form_for_a_filter_stays_when_the_list_comes(tab):
+    tab.open("#pane=latents&store=1&latent=7").counted("40")
+    tab.at("filter-open").click()
+    tab.at("filter-by").select_option("max_value:")
+    tab.at("filter-low").press_sequentially("1e-")
+    tab.page.evaluate("() => document.querySelector('[data-testid=sort-latent]').click()")
+    tab.until(lambda: "sort=-latent" in tab.page.url)
+    tab.until(lambda: tab.listed()[0], 39)
+    tab.write("2")
+    assert tab.at("filter-low").input_value() == "1e-2"
+    tab.press("Enter")
+    tab.until(lambda: "max_value%3A1e-2.." in tab.page.url)
+    assert tab.at("filter-low").input_value() == ""
 
 
 def test_a_deep_link_opens_kind_scale_and_example(tab):

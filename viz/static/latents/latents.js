@@ -23,18 +23,19 @@ on(["intervals"], redrawExamples);
 on(["example"], redrawExample);
 on(["bins"], redrawScale);
 
-// Select the latent `by` places further down the list, or at one end of it.
-function step(by) {
+// Select the latent `by` rows or pages further down the list, or at one end of it.
+async function step(by, unit = () => 1) {
+  await pane.listed;   // a key may be pressed before the list is there
   if (!pane.places?.length) return;
   const at = pane.places.indexOf(pane.table.placeOf(state.latent));
-  const next = pane.places[Math.min(Math.max(at < 0 ? 0 : at + by, 0), pane.places.length - 1)];
+  const next = pane.places[Math.min(Math.max(at < 0 ? 0 : at + by * unit(), 0), pane.places.length - 1)];
   set({ latent: pane.table.latents[next], example: null });
 }
 
 pane.step = step;
 
 async function openCard() {
-  if (state.latent === null) step(0);
+  if (state.latent === null) await step(0);
   await pane.shown;
   document.querySelector(".card-title")?.focus();
 }
@@ -115,8 +116,8 @@ function otherStore(by) {
   if (count > 1) set({ store: (state.store + by + count) % count, latent: null, example: null }, { push: true });
 }
 
-for (const [name, meaning, run] of [["j", "next latent", () => step(1)], ["k", "previous latent", () => step(-1)], ["PageDown", "a page further", () => step(pane.page?.() ?? 1)],
-  ["PageUp", "a page back", () => step(-(pane.page?.() ?? 1))], ["Home", "first of the list", () => step(-Infinity)], ["End", "last of the list", () => step(Infinity)],
+for (const [name, meaning, run] of [["j", "next latent", () => step(1)], ["k", "previous latent", () => step(-1)], ["PageDown", "a page further", () => step(1, () => pane.page())],
+  ["PageUp", "a page back", () => step(-1, () => pane.page())], ["Home", "first of the list", () => step(-Infinity)], ["End", "last of the list", () => step(Infinity)],
   ["Enter", "open: move to the card", openCard], ["l", "label", () => edit("label")], ["n", "note", () => edit("note")], ["t", "tag", () => edit("tags")], ["s", "star", star], ["u", "undo the latest change", undo],
   ["[", "previous store", () => otherStore(-1)], ["]", "next store", () => otherStore(1)], ["x", "examples by the next kind of interval", async () => nextKind((await ask(`stores/${state.store}`)) ?? {})],
   ["g", "go to a latent by its number", goTo]]) key(name, meaning, run, "latents");

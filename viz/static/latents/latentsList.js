@@ -96,7 +96,8 @@ function arrows(event) {
 }
 
 export function listOf(table, index) {
-  const [count, told, head, filters] = [h("p", { class: "quiet", "data-testid": "latent-count", role: "status" }), h("p", { class: "quiet told", "data-testid": "search-why" }), h("div", { class: "heading", role: "rowgroup" }), h("div", { class: "filters" })];
+  const [count, told, head] = [h("p", { class: "quiet", "data-testid": "latent-count", role: "status" }), h("p", { class: "quiet told", "data-testid": "search-why" }), h("div", { class: "heading", role: "rowgroup" })];
+  const filters = filterBar(table);
   const tall = h("div", { class: "tall", role: "rowgroup" });
   const scroll = h("div", { class: "rows", onscroll: () => draw() }, tall);
   const grid = h("div", { role: "grid", class: "table", tabindex: 0, "aria-label": "Latents; arrow keys move, Enter opens", "data-testid": "latent-table", onkeydown: arrows }, head, scroll);
@@ -118,7 +119,7 @@ export function listOf(table, index) {
     if (mine !== turn) return;
     pane.places = places;
     head.replaceChildren(header(table));
-    filters.replaceChildren(filterBar(table));
+    filters.redraw();
     count.replaceChildren(countText(table));
     sort.replaceChildren(sorting(table));
     grid.setAttribute("aria-rowcount", places.length + 1);
@@ -138,7 +139,7 @@ export function listOf(table, index) {
   const sort = h("span", {});
   return h("section", { class: "list", "aria-label": "List of latents" },
     h("div", { class: "tools" }, choice("Store", index.stores.map((store) => store.name), state.store, (store) => set({ store, latent: null, example: null }, { push: true })), finder(table, told)), told,
-    filters, h("div", { class: "tools between" }, count, h("div", { class: "tools" }, sort, exports(`${table.name} latents`, { table: () => listTable(table) }))), grid);
+    filters.bar, h("div", { class: "tools between" }, count, h("div", { class: "tools" }, sort, exports(`${table.name} latents`, { table: () => listTable(table) }))), grid);
 }
 
 // The list as a table to save: what is shown of it, in its order.
