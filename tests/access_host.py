@@ -130,6 +130,10 @@ class Tab:
             "console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None
         )
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.asking = set()
+        self.page.on("request", lambda request: self.asking.add(request))
+        for end in ("requestfinished", "requestfailed"):
+            self.page.on(end, lambda request: self.asking.discard(request))
         self.press = self.page.keyboard.press
 
     def open(self, hash="", wait=None):

@@ -165,6 +165,7 @@ def test_a_saved_page_shows_the_same(browser, address, page, width):
     for place in (address, page):
         desk = opened(Desk(browser, None, place, viewport={"width": width, "height": 900}), "&diff=1&diff_row=3")
         desk.id("causal-picture").wait_for()
+        desk.tab.wait_for_load_state("networkidle")
         texts.append(desk.id("view-diff").inner_text())
         assert desk.tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         desk.close()

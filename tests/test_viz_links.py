@@ -29,11 +29,11 @@ SHOWN = """() => [location.hash, document.title, document.querySelector("#pane >
 
 
 def settled(tab):
-    """What is shown once it is the pane of the address and no longer changes."""
+    """What is shown once it is the pane of the address, no longer changes, and waits for no answer."""
     before, same = None, 0
     for _ in range(100):
         now = tab.page.evaluate(SHOWN)
-        same = same + 1 if now == before and now[2] == f"view-{pane(now[0])}" else 0
+        same = same + 1 if now == before and now[2] == f"view-{pane(now[0])}" and not tab.asking else 0
         if same == 2:
             return now
         before = now

@@ -33,7 +33,7 @@ const post = (body, signal) => ({ method: "POST", headers: { "content-type": "ap
 const server = {
   async get(path, kind) {
     const reply = await fetch(`api/${path}`);
-    if (reply.status === 404) return null;
+    if (reply.status === 404) return reply.text().then(() => null);   // read, or its connection stays taken
     return kind === "bytes" ? (await checked(reply)).arrayBuffer() : (await checked(reply)).json();
   },
   async post(path, body, signal) {
