@@ -483,6 +483,16 @@ def test_everything_fits_a_narrow_screen(browser, address, hash):
     tab.close()
 
 
+@pytest.mark.parametrize("name", ["density", "max_value", "token_entropy", "count"])
+def test_a_narrow_list_shows_what_it_is_sorted_by(browser, address, name):
+    tab = Tab(browser, address, viewport={"width": 375, "height": 700}).open(f"#pane=latents&store=1&sort=-{name}")
+    tab.at(f"sort-{name}").wait_for()
+    shown = [each for each in tab.page.locator("[role=columnheader]").all() if each.is_visible()]
+    cells = [each for each in tab.at("latent-row").first.locator("[role=gridcell]").all() if each.is_visible()]
+    assert len(shown) == len(cells) == 4
+    tab.close()
+
+
 CONTRAST = """() => {
   const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
   const context = canvas.getContext("2d", { willReadFrequently: true });

@@ -11,6 +11,11 @@ import { calling } from "../base/tokens.js";
 
 const MOST_ROWS = 3000;   // that are remembered
 
+// A narrow list has no room for one of three columns: never the one that it is sorted by.
+function columnClass(name, names) {
+  return name === names.slice(1).find((each) => each !== sortName()) ? "num spare" : "num";
+}
+
 function row(table, at, top) {
   const place = pane.places[at];
   const latent = table.latents[place];
@@ -18,7 +23,7 @@ function row(table, at, top) {
     "aria-rowindex": at + 2, "aria-selected": String(latent === state.latent), onclick: () => set({ latent, example: null }, { push: true }) },
   h("span", { role: "gridcell", class: "id" }, latent, table.starOf(latent) ? h("span", { class: "star", role: "img", "aria-label": "starred" }, "★") : ""),
   calling(table.labelOf(latent), table.rows[latent], 24, "gridcell"),
-  shownColumns(table).map((name) => h("span", { role: "gridcell", class: "num" }, number(readable(table.columns[name]?.[place])))));
+  shownColumns(table).map((name, _, names) => h("span", { role: "gridcell", class: columnClass(name, names) }, number(readable(table.columns[name]?.[place])))));
 }
 
 function readable(value) {
@@ -26,14 +31,14 @@ function readable(value) {
 }
 
 function header(table) {
-  const button = (name, text) => {
+  const button = (name, text, kind = "") => {
     const sorted = sortName() === name;
-    return h("span", { role: "columnheader", "aria-sort": sorted ? (sortsDown() ? "descending" : "ascending") : "none" },
+    return h("span", { role: "columnheader", class: kind, "aria-sort": sorted ? (sortsDown() ? "descending" : "ascending") : "none" },
       h("button", { type: "button", "data-testid": `sort-${name}`, title: table.about.notes?.[name] ?? `Sort by ${words(name)}`, onclick: () => set({ sort: sorted && sortsDown() ? name : `-${name}` }) },
         text, sorted ? (sortsDown() ? " ↓" : " ↑") : ""));
   };
   return h("div", { class: "row header", role: "row", "aria-rowindex": 1 }, button("latent", "latent"), h("span", { role: "columnheader" }, "label, or top example"),
-    shownColumns(table).map((name) => button(name, words(name).replace(" value", "").replace("token entropy", "entropy"))));
+    shownColumns(table).map((name, _, names) => button(name, words(name).replace(" value", "").replace("token entropy", "entropy"), columnClass(name, names))));
 }
 
 function countText(table) {
