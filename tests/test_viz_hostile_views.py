@@ -1,5 +1,7 @@
 """Every view, on every host, over data in which every string attacks: nothing of them runs, nothing breaks, nothing is turned around."""
 
+import contextlib
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -55,18 +57,23 @@ def views(host):
     return [name for name in STATES if name not in LACKS[host]]
 
 
-@pytest.fixture(scope="module", params=HOSTS)
-def reader(request, browser, things, tmp_path_factory):
-    with HOSTS[request.param](things, tmp_path_factory.mktemp(request.param)) as (address, prepare):
-        reader = Reader(browser, request.param, address, prepare)
+@pytest.fixture(scope="module")
+def readers(browser, things, tmp_path_factory):
+    """The one reader of each host, made when it is first asked for."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def reader(host):
+            made = Reader(browser, host, *stack.enter_context(HOSTS[host](things, tmp_path_factory.mktemp(host))))
+            stack.callback(made.context.close)
+            return made
+
         yield reader
-        reader.context.close()
 
 
-@pytest.mark.parametrize(
-    ("reader", "name"), [(host, name) for host in HOSTS for name in views(host)], indirect=["reader"]
-)
-def test_nothing_runs_and_nothing_breaks(reader, name):
+@pytest.mark.parametrize(("host", "name"), [(host, name) for host in HOSTS for name in views(host)])
+def test_nothing_runs_and_nothing_breaks(readers, host, name):
+    reader = readers(host)
     reader.wrong.clear()
     told = reader.call("poke", *STATES[name])
     for _ in range(8):
@@ -76,11 +83,13 @@ def test_nothing_runs_and_nothing_breaks(reader, name):
     assert told["pressed"] or name != "overview"  # elsewhere a control may have been pressed in another view
 
 
-def test_no_name_makes_a_view_wider_than_a_narrow_screen(reader):
+@pytest.mark.parametrize("host", HOSTS)
+def test_no_name_makes_a_view_wider_than_a_narrow_screen(readers, host):
+    reader = readers(host)
     reader.wrong.clear()
     reader.tab.set_viewport_size({"width": 375, "height": 800})
     wide = {}
-    for name in views(reader.host):
+    for name in views(host):
         assert reader.call("go", *STATES[name]), name
         reader.tab.wait_for_timeout(80)
         wide[name] = reader.call("wide")
