@@ -57,11 +57,11 @@ def run_command(call: Callable[[], Result], as_json: bool) -> int:
         return 130
     if os.environ.get("RANK", "0") != "0":  # of several processes that torchrun started, the first one speaks
         return 0
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False, default=str))
-    else:
-        for name, value in result.items():
-            print(f"   {name:<22} {shown(value)}")
+    lines = (f"   {name:<22} {shown(value)}" for name, value in result.items())
+    try:
+        print(json.dumps(result, ensure_ascii=False, default=str) if as_json else "\n".join(lines), flush=True)
+    except BrokenPipeError:  # whoever read it has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

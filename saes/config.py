@@ -115,6 +115,8 @@ class TrainConfig:
                 raise UserError(f"expected {name} {', '.join(CHOICES[name])}; got {getattr(self, name)!r}")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise UserError(f"expected a learning rate above zero; got lr={self.lr}; leave it out for the default")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"expected a seed of 64 bits; got {self.seed}; give a smaller one")
         self._check_penalty()
 
     def _check_penalty(self) -> None:

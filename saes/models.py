@@ -255,19 +255,24 @@ def _hash_vocabulary(tokenizer: Any) -> str:
     return hashlib.blake2b(repr(pairs).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def check_text(text: str, name: str = "text") -> None:
+    """UserError for text with halves of surrogate pairs, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"expected {name} that UTF-8 can hold; got {error.reason} at character {error.start}; mend it"
+        ) from error
+
+
 def to_tokens(model: TransformerBridge, text: str) -> Int[Tensor, "seq"]:
     """Token ids of `text` on the model's device, with the model's one BOS token in front if it has one.
 
     Nothing else is added: special tokens appear only where `text` spells them, and a text that spells the BOS itself gets no
     second one. Raises UserError for empty text and for halves of surrogate pairs.
     """
+    check_text(text)
     tokenizer: Any = model.tokenizer
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"expected text that UTF-8 can hold; got {error.reason} at character {error.start}; mend it"
-        ) from error
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UserError("expected text of at least one token; got an empty string; give some text")

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .errors import UserError
-from .models import model_info
+from .models import check_text, model_info
 from .plain_modules import as_model
 
 
@@ -71,7 +71,10 @@ class PackedBlocks(NamedTuple):
 
 
 def token_blocks(model: Any, texts: Iterable[Any], context: int = 128) -> Iterator[Block]:
-    """Cut texts (strings, or things with a `.text`) into blocks of at most `context` tokens, BOS included."""
+    """Cut texts (strings, or things with a `.text`) into blocks of at most `context` tokens, BOS included.
+
+    UserError for a context that the model does not have, and for text that UTF-8 cannot hold.
+    """
     tokenizer: Any = as_model(model).tokenizer
     info = model_info(model)
     if tokenizer is None:
@@ -85,6 +88,7 @@ def token_blocks(model: Any, texts: Iterable[Any], context: int = 128) -> Iterat
     head = [] if info.bos is None else [info.bos]
     for document, text in enumerate(texts):
         text = text if isinstance(text, str) else text.text
+        check_text(text, f"text {document}")
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         step = context - len(head)
         for start in range(0, len(ids), step):

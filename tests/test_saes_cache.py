@@ -246,6 +246,11 @@ def test_a_site_that_has_no_rows_is_a_user_error(tmp_path, site):
         cached(tmp_path / "a", (site,))
 
 
+def test_half_a_surrogate_pair_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="text 1 that UTF-8 can hold"):
+        cache(model(), ["whole", "half \ud800"], [RESID], tmp_path / "a", context=16, progress=False)
+
+
 @pytest.mark.parametrize(
     "given", [[], [""], ["  "], "", [Document("a", "text", " ")], torch.zeros(0, 4, dtype=torch.int64)]
 )

@@ -3,6 +3,9 @@ import dataclasses
 import inspect
 import json
 import re
+import shlex
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -80,6 +83,7 @@ def test_derived_values_by_hand():
         (dict(ema=1.0), "ema"),
         (dict(clip=-1.0), "clip"),
         (dict(accumulate=0), "accumulate"),
+        (dict(seed=2**63), "seed of 64 bits"),
     ],
 )
 def test_impossible_settings_are_a_user_error(wrong, says):
@@ -184,6 +188,13 @@ def test_a_wrong_flag_is_exit_code_2(tmp_path, folder, capsys, arguments):
         sae_train(folder, *arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().out == ""
+
+
+def test_who_reads_the_first_lines_only_sees_no_traceback():
+    code = "from unweave.saes.cli import run_command; run_command(lambda: {'a': 'b' * 10_000_000}, True)"
+    command = f"{shlex.quote(sys.executable)} -P -c {shlex.quote(code)} | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("{", "")
 
 
 def test_an_interrupt_is_exit_code_130():

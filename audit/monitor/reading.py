@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...circuits.prompts.text import chat_text
 from ...saes import UserError, model_info
+from ...saes.models import check_text
 from ...saes.text import token_blocks
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def _chat(model: TransformerBridge, chat: Sequence[Mapping[str, str]]) -> tuple[
             f"expected a tokenizer that tells where its tokens stand in the text; {model_info(model).name}'s does not; give plain text"
         )
     text = chat_text(model, chat)
+    check_text(text, "messages")
     spans = message_spans(model, chat, text)
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     messages = torch.full((len(found["input_ids"]),), -1)
