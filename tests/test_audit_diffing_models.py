@@ -10,8 +10,10 @@ import saes_toys
 import torch
 import toys
 from unweave.audit.diffing import Diff, diff
+from unweave.audit.diffing.command import diff as command
 from unweave.audit.diffing.pair import alignment_table, check_pair
-from unweave.saes import Dictionary, UserError
+from unweave.saes import Dictionary, UserError, model_info
+from unweave.saes.splice import check_model
 
 OPTIONS = dict(
     site=toy.SITE, context=toy.CONTEXT, progress=False, causal=2, causal_tokens=300, controls=9,
@@ -262,3 +264,46 @@ def test_the_command_loads_one_model_at_a_time_and_prints_rows(tmp_path, monkeyp
     assert result["table"][0].split()[:2] == ["position", "string"] and f"'w{toy.RAISED}'" in result["table"][1]
     with pytest.raises(UserError, match="--site with --site-b"):
         command.diff("A", "B", ("bundled",), tmp_path / "other", site_b=toy.SITE)
+
+
+@pytest.mark.parametrize("texts", ["one text", b"one text", ["a text", None], ["a text", b"x"]])
+def test_what_is_no_list_of_texts_is_refused_before_anything_is_read(texts, tmp_path):
+    with pytest.raises(UserError, match="expected a list of texts"):
+        diff("no-model", "no-model", texts, tmp_path / "out")
+    with pytest.raises(UserError, match="seed of 64 bits"):
+        diff("no-model", "no-model", ["a", "b"], tmp_path / "out", seed=2**70)
+
+
+@pytest.mark.parametrize("pairs", [{5: 2**70}, {2**70: 5}, torch.rand(4)])
+def test_an_alignment_of_anything_but_ids_is_refused(pairs):
+    info = model_info(toy.base())
+    with pytest.raises(UserError, match="no whole numbers"):
+        alignment_table(pairs, info, info)
+
+
+def test_a_dictionary_trained_by_a_diff_reads_its_own_model_elsewhere(tmp_path):
+    options = {
+        "config": {"tokens": 2000, "latents": 32, "k": 4},
+        "causal": 0,
+        "progress": False,
+        "context": toy.CONTEXT,
+    }
+    for method, names in (("mean", ["dictionary"]), ("stagewise", ["dictionary", "control", "tuned"])):
+        out = tmp_path / method
+        diff(toy.base(), toy.tuned(), toy.texts(), out, method, site=toy.SITE, **options)
+        for name in names:
+            own = Dictionary.load(out / name)
+            assert own.read == toy.SITE
+            check_model(own, toy.tuned() if name == "tuned" else toy.base())
+        again = diff(
+            toy.base(), toy.tuned(), toy.texts(), tmp_path / f"{method}-again", "mean", site=toy.SITE,
+            dictionary=Dictionary.load(out / "dictionary"), **options,
+        )  # fmt: skip
+        assert not again.notes
+
+
+def test_prompts_that_are_no_text_are_a_plain_error(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="UTF-8"):
+        command("a", "b", ("bundled",), tmp_path / "out", prompts=file)

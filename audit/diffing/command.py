@@ -81,7 +81,7 @@ def diff(
     if site_b and not site:
         raise UserError(f"expected --site with --site-b; got --site-b {site_b} alone; name the first model's site too")
     pairs = None if alignment is None else _pairs(read_json(alignment, "an alignment of token ids"))
-    lines = None if prompts is None else prompts.read_text(encoding="utf-8").splitlines()
+    lines = None if prompts is None else _lines(prompts)
     given = {"latents": latents, "k": k, "tokens": train_tokens}
     found = run(
         model_a,
@@ -142,11 +142,23 @@ def _share(one: dict[str, Any]) -> str:
     return f"{one['share']:.3f} of the change [{low:.3f}, {high:.3f}]{beside}"
 
 
+def _lines(file: Path) -> list[str]:
+    """The lines of a text file; UserError for one that is no text."""
+    from ...saes import UserError
+
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"expected prompts as UTF-8 text, one a line, in {file}; got other bytes; write them as UTF-8"
+        ) from error
+
+
 def _pairs(data: dict[str, Any]) -> dict[int, int]:
     """Token ids from a JSON object, whose keys are strings; UserError for anything else."""
     from ...saes import UserError
 
     try:
-        return {int(a): int(b) for a, b in data.items()}
-    except (TypeError, ValueError) as error:
+        return {int(a): b for a, b in data.items()}
+    except ValueError as error:
         raise UserError(f"expected {{id of A: id of B}}, whole numbers; got {error}; mend the file") from error

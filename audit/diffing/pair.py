@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -82,19 +83,20 @@ class Models:
 
 def alignment_table(given: Alignment, a: ModelInfo, b: ModelInfo) -> Int[Tensor, "vocab"]:
     """For each id of A the id of B that stands for it, -1 for none; UserError for ids that a model does not have."""
-    if isinstance(given, Tensor):
-        keys, values = torch.arange(len(given)), given.long().flatten()
-    else:
-        keys, values = torch.tensor(list(given.keys())), torch.tensor(list(given.values()))
-    has_bad_key = len(keys) and not 0 <= int(keys.min()) <= int(keys.max()) < a.d_vocab
-    if not len(keys) or has_bad_key or not -1 <= int(values.min()) <= int(values.max()) < b.d_vocab:
+    pairs = dict(enumerate(given.flatten().tolist())) if isinstance(given, Tensor) else dict(given)
+    is_right = all(_is_id(key, 0, a.d_vocab) and _is_id(value, -1, b.d_vocab) for key, value in pairs.items())
+    if not pairs or not is_right:
         raise UserError(
             f"expected an alignment from ids below {a.d_vocab} ({a.name}) to ids below {b.d_vocab} ({b.name}); got "
-            f"{len(keys)} pairs that reach outside, or none; give {{id of A: id of B}}"
+            f"{len(pairs)} pairs that reach outside or are no whole numbers, or none; give {{id of A: id of B}}"
         )
     table = torch.full((a.d_vocab,), -1, dtype=torch.int64)
-    table[keys.long()] = values.long()
+    table[torch.tensor(list(pairs))] = torch.tensor(list(pairs.values()))
     return table
+
+
+def _is_id(value: Any, least: int, stop: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) < stop
 
 
 def check_pair(a: ModelInfo, b: ModelInfo, alignment: Int[Tensor, "vocab"] | None) -> None:

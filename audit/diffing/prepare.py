@@ -106,7 +106,7 @@ def scores(
     where: Where,
     count: int,
     controls: int,
-    target: int | str | None,
+    target: int | None,
     seed: int,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The causal scores of the first `count` latents as plain data, and why there are none, if there are none."""
@@ -115,7 +115,7 @@ def scores(
     first = [number for number in result.order()[:count] if float(result.columns["score"][number])]
     if not first:
         return [], ["No latent differs: there is nothing to patch."]
-    trial = Trial(models, sites, reading, causal_blocks(models, where, seed), target_id(models, target), seed=seed)
+    trial = Trial(models, sites, reading, causal_blocks(models, where, seed), target, seed=seed)
     density = result.columns["density"]
     found = causal_scores(trial, torch.tensor(first), density, controls=controls, seed=seed)
     notes = (

@@ -27,7 +27,7 @@ from .crosscoder import Columns, compared
 from .lens import difference_lens
 from .mean import changed_means
 from .pair import SIDES, Alignment, Models, read_pair
-from .prepare import about_tokens, both_sites, checked, config_for, foreign, scores, trained, with_sites
+from .prepare import about_tokens, both_sites, checked, config_for, foreign, scores, target_id, trained, with_sites
 from .reading import Reading, of_crosscoder, of_one
 from .result import Diff
 from .shape import METHODS
@@ -98,13 +98,13 @@ def diff(
     Raises UserError for models that do not read the same tokens, streams of different widths (but for the crosscoder), unknown sites and
     methods, and text that is too short.
     """
-    _check_settings(method, fdr, held_out, causal, controls)
-    out, texts = Path(out), list(texts)
+    _check_settings(method, fdr, held_out, causal, controls, seed)
+    out, texts = Path(out), _checked_texts(texts)
     if len(texts) < 2:
         raise UserError(f"expected two texts or more, since documents are what is counted; got {len(texts)}; give more")
     models = Models(model_a, model_b, alignment, device)
     _check_widths(models, method)
-    sites = both_sites(models, site)
+    sites, behaviour = both_sites(models, site), target_id(models, target)
     where, how = activations or out / "activations", {"context": context, "batch": batch, "progress": progress}
     shards = read_pair(models, texts, sites, where, tokens, **how)
     config = dataclasses.replace(config_for(shards, config), held_out=held_out, seed=seed)
@@ -126,18 +126,33 @@ def diff(
     manifest |= about_tokens(models, shards, is_measured, result, found.reading)
     if causal and found.reading is not None:
         measured = (shards, is_measured, prompts, context, causal_tokens)
-        scored, why_not = scores(models, sites, found.reading, result, measured, causal, controls, target, seed)
+        scored, why_not = scores(models, sites, found.reading, result, measured, causal, controls, behaviour, seed)
         manifest |= {"causal": scored, "notes": [*found.notes, *why_not]}
     return result.save(out)
 
 
-def _check_settings(method: str, fdr: float, held_out: float, causal: int, controls: int) -> None:
+def _checked_texts(texts: Iterable[Any]) -> list[Any]:
+    """All of them; UserError for what is no text, and for one text, whose letters would pass for many."""
+    found = [texts] if isinstance(texts, str | bytes) else list(texts)
+    wrong = (
+        found
+        if isinstance(texts, str | bytes)
+        else [each for each in found if not isinstance(getattr(each, "text", each), str)]
+    )
+    if wrong:
+        raise UserError(f"expected a list of texts or Documents; got {type(wrong[0]).__name__}; give strings in a list")
+    return found
+
+
+def _check_settings(method: str, fdr: float, held_out: float, causal: int, controls: int, seed: int) -> None:
     if method not in METHODS:
         raise UserError(f"expected a method ({', '.join(METHODS)}); got {method!r}; choose one")
     if not 0 < fdr < 1 or not 0 < held_out < 1 or min(causal, controls) < 0:
         raise UserError(
             f"expected fdr and held_out within (0, 1), causal and controls of 0 or more; got {fdr}, {held_out}, {causal}, {controls}"
         )
+    if not -(2**63) <= seed < 2**63:
+        raise UserError(f"expected a seed of 64 bits; got {seed}; give a smaller one")
 
 
 def _check_widths(models: Models, method: str) -> None:
@@ -199,7 +214,8 @@ def by_mean(job: Job) -> Found:
     """Mean activations under the dictionary that was given, or one trained on A."""
     if job.dictionary is None:
         notes: list[str] = []
-        own = trained(with_sites(job.config, (job.shards.sites[0],)), job.shards, job.out / "dictionary", job.progress)
+        of_a = job.shards.parts["a"]  # a dictionary of A, which others can read A with
+        own = trained(with_sites(job.config, tuple(of_a.sites)), of_a, job.out / "dictionary", job.progress)
     else:
         own, notes = checked(job.dictionary, job.models, job.shards), foreign(job.dictionary, job.models)
     reading = of_one(own)
@@ -213,8 +229,8 @@ def by_stagewise(job: Job) -> Found:
     first, second = halves(job.shards, ~job.is_held_out, job.seed)
     if job.dictionary is None:
         notes: list[str] = []
-        config = with_sites(job.config, (job.shards.sites[0],))
-        own = train_from(config, job.shards, first, progress=job.progress)
+        of_a = job.shards.parts["a"]
+        own = train_from(with_sites(job.config, tuple(of_a.sites)), of_a, first, progress=job.progress)
         own.save(job.out / "dictionary")
     else:
         own, notes = checked(job.dictionary, job.models, job.shards), foreign(job.dictionary, job.models)

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...saes import Dictionary, Shards, TrainConfig, UserError
+from ...saes.joined import JoinedShards
 from ...saes.rows import ShardRows, open_rows
 from ...saes.runs.run import Run
 from ...saes.train import Session
@@ -101,18 +102,18 @@ def halves(shards: Shards, rows: Bool[Tensor, "row"], seed: int) -> tuple[Bool[T
 def trained_on(
     dictionary: Dictionary,
     config: TrainConfig,
-    shards: Shards,
+    shards: JoinedShards,
     rows: Bool[Tensor, "row"],
     progress: bool = True,
 ) -> tuple[Dictionary, Dictionary]:
     """`dictionary` trained on with A's activations and with B's, on the same `rows` of the joined Shards in the same order."""
     made: list[Dictionary] = []
-    for site in shards.sites:
-        shape = dataclasses.replace(dictionary.config, site=(site,), site_out=())
+    for part in shards.parts.values():
+        shape = dataclasses.replace(dictionary.config, site=tuple(part.sites), site_out=())
         # No revival of dead latents: a latent may move only for what it fires on.
         rate = RATE * config.peak_lr
         own = dataclasses.replace(config, dictionary=shape, lr=rate, auxk=0.0, warmup=0.1)
-        made.append(train_from(own, shards, rows, dictionary, progress))
+        made.append(train_from(own, part, rows, dictionary, progress))
     return made[0], made[1]
 
 
