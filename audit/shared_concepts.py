@@ -33,6 +33,7 @@ from torch import Tensor
 
 from ..saes import Dictionary, UserError, resolve_site, token_strings
 from ..saes.drawn import drawn
+from ..saes.splice import check_model
 from .diffing.statistics import benjamini_hochberg
 from .labels.scores import interval_around, rounded
 from .monitor.reading import read_texts
@@ -103,13 +104,18 @@ def shared_concepts(
     keep_shared_tokens: bool = False,
     seed: int = 0,
 ) -> Shared:
-    """Measure every pair of ways under every dictionary. UserError unless there are two ways of at least LEAST texts each, as many."""
+    """Measure every pair of ways under every dictionary.
+
+    UserError unless there are two ways of at least LEAST texts each, as many, and for a dictionary of another model.
+    """
     counts = {len(each) for each in texts.values()}
     if len(texts) < 2 or len(counts) != 1 or min(counts) < LEAST or not dictionaries:
         raise UserError(
             f"expected a dictionary, and two or more ways of saying the same {LEAST} things or more; got {len(dictionaries)} "
             f"dictionaries, and texts {', '.join(f'{name}: {len(each)}' for name, each in texts.items())}; give as many of each"
         )
+    for dictionary in dictionaries.values():
+        check_model(dictionary, model)
     rows, latents = [], {}
     sites = [site for dictionary in dictionaries.values() for site in dictionary.sites]
     known = {way: read_all(model, sites, each) for way, each in texts.items()}

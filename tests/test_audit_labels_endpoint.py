@@ -1,6 +1,8 @@
 """The HTTP backend against a fake endpoint on this machine: retries, limits, cache, and a key that is nowhere."""
 
+import contextlib
 import json
+import socket
 import threading
 import time
 
@@ -132,10 +134,102 @@ def test_redirects_are_not_followed(monkeypatch):
     assert not other.seen
 
 
-@pytest.mark.parametrize("body", ["", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {"content": null}}]}'])
+@pytest.mark.parametrize(
+    "body", ["", "[]", "{}", '{"choices": []}', '{"choices": [1]}', '{"choices": [{"message": {"content": 1}}]}']
+)
 def test_what_is_no_completion_is_refused(body):
     with serving(Fake((200, {}, body))) as url, pytest.raises(UserError, match="OpenAI-compatible"):
         Endpoint(url, "m").complete([CHAT], 5)
+
+
+def test_a_model_that_spent_its_tokens_on_thinking_wrote_nothing():
+    with serving(Fake((200, {}, '{"choices": [{"message": {"content": null}}]}'))) as url:
+        assert Endpoint(url, "m").complete([CHAT], 5) == [""]
+
+
+def test_halves_of_surrogate_pairs_are_neither_sent_nor_kept(tmp_path):
+    fake = Fake((200, {}, '{"choices": [{"message": {"content": "half \\ud83d"}}]}'))
+    with serving(fake) as url:
+        endpoint = Endpoint(url, "m", cache=tmp_path)
+        asked = [{"role": "user", "content": "half \ud83d"}]
+        assert [endpoint.complete([asked], 5), endpoint.complete([asked], 5)] == [["half \ufffd"]] * 2
+    assert [body["messages"][0]["content"] for _, _, body in fake.seen] == ["half \ufffd"]
+
+
+@pytest.mark.parametrize("asked, waited", [("nan", 1.0), ("-inf", 0.0), ("inf", 60.0), ("Tue, 1 Jan 2030", 1.0)])
+def test_a_wait_that_is_none_is_not_obeyed(asked, waited):
+    waits = []
+    with serving(Fake((429, {"retry-after": asked}, ""))) as url:
+        Endpoint(url, "m", pause=waits.append).complete([CHAT], 5)
+    assert waits == [waited]
+
+
+def test_what_a_server_says_cannot_drive_the_terminal():
+    with serving(Fake((400, {}, "\x1b[31mred\x07 \u202e"))) as url, pytest.raises(UserError) as error:
+        Endpoint(url, "m").complete([CHAT], 5)
+    assert "[31mred" in str(error.value) and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("key", ["кл", "sk-secret\nx: y"])
+def test_a_key_that_no_header_can_hold_is_a_plain_error_without_it(key, monkeypatch):
+    monkeypatch.setenv("UNWEAVE_API_KEY", key)
+    fake = Fake()
+    with serving(fake) as url, pytest.raises(UserError, match="expected a key of plain characters") as error:
+        Endpoint(url, "m", pause=pytest.fail).complete([CHAT], 5)
+    assert key not in str(error.value) and not fake.seen
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_a_time_that_no_request_can_take_is_refused(seconds):
+    with pytest.raises(UserError, match="some seconds"):
+        Endpoint("http://127.0.0.1:9/v1", "m", timeout_s=seconds)
+
+
+def endless(pause):
+    """The address of a server whose one answer never ends, a part after each `pause`."""
+
+    def serve(listening):
+        with contextlib.suppress(OSError):
+            taken, _ = listening.accept()
+            with taken:
+                taken.recv(2**16)
+                taken.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n")
+                while True:
+                    taken.sendall(b" " * 2**16)
+                    time.sleep(pause)
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=serve, args=(listening,), daemon=True).start()
+    return listening, f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+
+
+def test_an_answer_that_drips_takes_no_longer_than_a_request_may():
+    listening, url = endless(0.05)
+    start = time.monotonic()
+    with listening, pytest.raises(UserError, match="ReadTimeout"):
+        Endpoint(url, "m", tries=1, timeout_s=0.3).complete([CHAT], 5)
+    assert time.monotonic() - start < 3
+
+
+def test_no_more_of_an_answer_is_read_than_an_answer_can_be():
+    listening, url = endless(0.0)
+    with listening, pytest.raises(UserError, match="OpenAI-compatible"):
+        Endpoint(url, "m", tries=1).complete([CHAT], 5)
+
+
+def test_after_a_request_failed_for_good_the_others_are_not_tried_again():
+    seen = []
+
+    def answer(path, headers, body):
+        seen.append(body["messages"][0]["content"])
+        return (401 if seen[-1] == "wrong" else 500), {}, ""
+
+    with answering(answer) as url:
+        endpoint = Endpoint(url, "m", at_once=2)
+        start = time.monotonic()
+        with pytest.raises(UserError, match="401"):
+            endpoint.complete([[{"role": "user", "content": "wrong"}], CHAT], 5)
+    assert seen.count("hello") <= 1 and time.monotonic() - start < 0.9
 
 
 def test_probabilities_from_the_likeliest_tokens():
@@ -153,7 +247,19 @@ def test_probabilities_from_the_likeliest_tokens():
             endpoint.probabilities([CHAT])
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://me:secret@host/v1", "http:///v1", ""])
+WRONG = [
+    "localhost:8000",
+    "ftp://host/v1",
+    "http://me:secret@host/v1",
+    "http:///v1",
+    "",
+    "http://[::1",
+    "http://a..b/v1",
+    "http://a\n/",
+]
+
+
+@pytest.mark.parametrize("url", [*WRONG, f"http://{'secret' * 20}.com"])
 def test_addresses_that_are_none_are_refused_without_showing_them(url):
     with pytest.raises(UserError, match="expected an address") as error:
         Endpoint(url, "m")

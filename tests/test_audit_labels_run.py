@@ -1,6 +1,7 @@
 """The verb as a whole: better than its baselines where the truth is known, resumable, and polite to people's labels."""
 
 import json
+from pathlib import Path
 
 import audit_labels_toys as toy
 import pytest
@@ -177,3 +178,19 @@ def test_wrong_commands_are_refused(store):
         command(store.folder, url="http://localhost:1/v1")
     with pytest.raises(UserError, match="expected latents"):
         command(store.folder, latents=(99,))
+
+
+@pytest.mark.parametrize("number", [0, -3])
+def test_no_latents_are_not_drawn(number, tmp_path):
+    with pytest.raises(UserError, match="1 or more"):
+        verb.choose(toy.store(tmp_path), number, 0)
+
+
+def test_a_machine_cannot_judge_what_a_model_explains():
+    with pytest.raises(UserError, match="leave --judge out"):
+        command(Path("store"), explainer="model", judge="machine", model="m")
+
+
+def test_a_seed_beyond_what_draws_can_take_is_refused():
+    with pytest.raises(UserError, match="seed of 0 to"):
+        Draws(seed=2**40)

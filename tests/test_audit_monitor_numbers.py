@@ -3,8 +3,9 @@
 import math
 
 import pytest
+import saes_toys
 import torch
-from unweave.audit.monitor import calibrate, drift, needed
+from unweave.audit.monitor import Monitor, calibrate, drift, needed
 from unweave.audit.monitor.calibrate import clopper_pearson
 from unweave.audit.monitor.drift import slopes
 from unweave.saes import UserError
@@ -107,3 +108,8 @@ def test_short_conversations_are_left_out():
     assert (found.conversations, found.messages, found.slope) == (1, 4, 1.0)
     with pytest.raises(UserError, match="at least 3 messages"):
         drift([[1.0, 2.0]])
+
+
+def test_one_role_that_is_no_list_is_refused():
+    with pytest.raises(UserError, match="list of roles"):
+        Monitor(saes_toys.model(), {}, roles="user")

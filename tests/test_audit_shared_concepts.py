@@ -149,3 +149,10 @@ def test_texts_that_come_along_are_parallel_and_without_digits_or_repeats():
 def test_what_cannot_be_compared_is_refused(texts):
     with pytest.raises(UserError, match="two or more ways"):
         shared_concepts(saes_toys.model(), {"one": saes_toys.dictionary()}, texts)
+
+
+def test_a_dictionary_of_another_model_is_refused():
+    sae = saes_toys.dictionary()
+    sae.metadata["model"] = {"name": "another", "fingerprint": "0" * 32}
+    with pytest.raises(UserError, match="expected a dictionary of"):
+        shared_concepts(saes_toys.model(), {"one": sae}, {"a": ["w5"] * 8, "b": ["w6"] * 8})

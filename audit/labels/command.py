@@ -61,6 +61,10 @@ def label(
     asks = "model" in (explainer, judged_by)
     if asks and model is None:
         raise UserError("expected --model, the language model to ask; got none; name one, or use --explainer heuristic")
+    if explainer == "model" and judged_by == "machine":
+        raise UserError(
+            "expected --judge model with --explainer model; got machine, which can judge only its own clauses; leave --judge out"
+        )
     if not asks and (url or model):
         raise UserError("expected no --url and no --model with the heuristic alone; drop them, or add --judge model")
     opened = FeatureStore.open(store)

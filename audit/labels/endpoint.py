@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +22,12 @@ from urllib.parse import urlsplit
 
 from ...saes import UserError
 from ...saes.io import parse_json, write_json
-from .client import Chat
+from .client import Chat, one_line
 
 PASSING = {408, 429, 500, 502, 503, 504, 529}
 LONGEST_WAIT_S = 60.0
 LARGEST = 4 * 2**20  # bytes of an answer
+LONGEST_S = 86_400.0  # of one request
 
 
 class Asked(NamedTuple):
@@ -48,7 +50,8 @@ class Endpoint:
     """A LanguageModel behind `url` (such as http://localhost:8000/v1); `logprobs` asks for probabilities of the next token.
 
     `tries` per request, `timeout_s` each, `at_once` requests together; `cache` is a folder, None keeps nothing. `pause` waits between
-    tries. UserError for an address that is no HTTP URL or carries a password, and when a request fails for good.
+    tries. UserError for an address that is no HTTP URL or carries a password, for a key that no header can hold, and when a request
+    fails for good.
     """
 
     def __init__(
@@ -63,25 +66,26 @@ class Endpoint:
         tries: int = 5,
         timeout_s: float = 60.0,
         seed: int = 0,
-        pause: Callable[[float], None] = time.sleep,
+        pause: Callable[[float], Any] | None = None,
     ):
         import httpx
 
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        if not _is_address(url):
             raise UserError(
                 "expected an address such as http://localhost:8000/v1, without user or password; got another; "
                 f"put the key into the environment variable {key_variable}"
             )
-        if min(at_once, tries) < 1 or timeout_s <= 0:
+        if min(at_once, tries) < 1 or not 0 < timeout_s <= LONGEST_S:
             raise UserError(
-                f"expected at least one request at once, one try and some time; got {at_once}, {tries}, {timeout_s}"
+                f"expected at least one request at once, one try and some seconds, at most a day; got {at_once}, {tries}, {timeout_s}"
             )
         self.url, self.name, self.reads_probability = f"{url.rstrip('/')}/chat/completions", model, logprobs
-        self.key_variable, self.tries, self.seed, self.pause = key_variable, tries, seed, pause
+        self._stop = threading.Event()
+        self.key_variable, self.tries, self.seed, self.pause = key_variable, tries, seed, pause or self._stop.wait
         self.cache = None if cache is None else Path(cache)
         self.at_once = at_once
         self.sent = 0
+        self.timeout_s = timeout_s
         self._http = httpx.Client(timeout=timeout_s, follow_redirects=False)
 
     def __repr__(self) -> str:
@@ -109,12 +113,18 @@ class Endpoint:
             "tools": list(tools),
             "tool_choice": "auto",
         }
-        return self._asked(body, self._turned)
+        self._stop.clear()
+        return self._asked(_writable(body), self._turned)
 
     def _all(self, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
         fixed = {"model": self.name, "temperature": 0, "seed": self.seed}
+        self._stop.clear()
         with ThreadPoolExecutor(self.at_once) as pool:
-            return list(pool.map(self._answer, [{**fixed, **body} for body in bodies]))
+            try:
+                return list(pool.map(self._answer, [_writable({**fixed, **body}) for body in bodies]))
+            except BaseException:
+                self._stop.set()  # what is under way ends, and is not tried again
+                raise
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
         file = self._file(body)
@@ -140,34 +150,58 @@ class Endpoint:
 
         read = read or self._parsed
 
-        key = os.environ.get(self.key_variable, "")
+        key = self._key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         reason = ""
         for number in range(self.tries):
             self.sent += 1
             wait = min(2.0**number, LONGEST_WAIT_S)
             try:
-                response = self._http.post(self.url, json=body, headers=headers)
+                response, content = self._received(body, headers)
             except httpx.HTTPError as error:
                 reason = type(error).__name__
             else:
                 if response.status_code == 200:
-                    return read(response.content, key)
-                reason = f"status {response.status_code}: {_hidden(response.text, key)}"
+                    return read(content, key)
+                reason = f"status {response.status_code}: {_hidden(content.decode('utf-8', 'replace'), key)}"
                 if response.status_code not in PASSING:
                     break
                 wait = _wait(response.headers, wait)
             if number + 1 < self.tries:
                 self.pause(wait)
+            if self._stop.is_set():
+                break
         raise UserError(
             f"expected an answer of {self.name} at {self.url}; got {reason} after {number + 1} tries; "
             f"check the address, the model's name and the key in {self.key_variable}; what was answered is kept"
         )
 
+    def _key(self) -> str:
+        key = os.environ.get(self.key_variable, "")
+        if not key.isascii() or not key.isprintable():
+            raise UserError(
+                f"expected a key of plain characters in {self.key_variable}; got others or a line break; set it anew"
+            )
+        return key
+
+    def _received(self, body: dict[str, Any], headers: Mapping[str, str]) -> tuple[Any, bytes]:
+        """The response and what it holds, of which no more is read than LARGEST, and not for longer than a request may take."""
+        import httpx
+
+        end, content = time.monotonic() + self.timeout_s, bytearray()
+        with self._http.stream("POST", self.url, json=body, headers=headers) as response:
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > LARGEST:
+                    break
+                if time.monotonic() > end:
+                    raise httpx.ReadTimeout("the answer did not end", request=response.request)
+        return response, bytes(content)
+
     def _turned(self, content: bytes, key: str) -> Turn:
         """The message of the first choice: its text, what it calls, and how many tokens the endpoint counted."""
         try:
-            data: Any = json.loads(_without(content.decode("utf-8"), key)) if len(content) <= LARGEST else None
+            data: Any = _json_of(content, key)
             message, used = data["choices"][0]["message"], data.get("usage") or {}
             text, calls = message.get("content") or "", message.get("tool_calls") or []
             if not isinstance(text, str) or not isinstance(calls, list):
@@ -185,16 +219,41 @@ class Endpoint:
     def _parsed(self, content: bytes, key: str) -> dict[str, Any]:
         """The first choice of an answer, and nothing else of it."""
         try:
-            choice = json.loads(content[: LARGEST + 1])["choices"][0] if len(content) <= LARGEST else None
-            if choice is None or not isinstance(choice["message"]["content"], str):
+            choice = _json_of(content, key)["choices"][0]
+            text, logprobs = choice["message"]["content"], choice.get("logprobs")
+            if not isinstance(text, str | None):
                 raise TypeError
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             shown = _hidden(content[:200].decode("utf-8", "replace"), key)
             raise UserError(
                 f"expected a chat completion from {self.url}; got {shown!r}; is it an OpenAI-compatible endpoint?"
             ) from None
-        kept = {"text": choice["message"]["content"], "logprobs": choice.get("logprobs")}
-        return json.loads(_without(json.dumps(kept), key))
+        return {"text": text or "", "logprobs": logprobs}  # a model that spent its tokens on thinking wrote null
+
+
+def _is_address(url: str) -> bool:
+    """Whether requests can go to `url`, and no name or password stands in it."""
+    import httpx
+
+    try:
+        parts, _ = urlsplit(url), httpx.URL(url)
+        host = (parts.hostname or "").encode("idna")
+    except (ValueError, httpx.InvalidURL):
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and not parts.username and not parts.password
+
+
+def _writable(data: Any) -> Any:
+    """JSON data without halves of surrogate pairs, which no file and no request can hold."""
+    text = json.dumps(data, ensure_ascii=False).encode("utf-16", "surrogatepass")
+    return json.loads(text.decode("utf-16", "replace"))
+
+
+def _json_of(content: bytes, key: str) -> Any:
+    """The JSON of an answer without the key; ValueError for one that is too long, or none."""
+    if len(content) > LARGEST:
+        raise ValueError
+    return json.loads(_without(json.dumps(_writable(json.loads(content)), ensure_ascii=False), key))
 
 
 def _plain(chat: Chat) -> list[dict[str, str]]:
@@ -209,7 +268,7 @@ def _chance(answer: Mapping[str, Any], name: str) -> float | None:
     try:
         first = answer["logprobs"]["content"][0]["top_logprobs"]
         known = [(str(each["token"]).strip(), float(each["logprob"])) for each in first]
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         raise UserError(
             f"expected logprobs from {name}; its endpoint gives none; leave logprobs out, then answers are read as text"
         ) from None
@@ -228,7 +287,8 @@ def _call(number: int, entry: Any) -> Asked:
 
 def _wait(headers: Mapping[str, str], planned: float) -> float:
     try:
-        return min(max(float(headers.get("retry-after", "")), 0.0), LONGEST_WAIT_S)
+        asked = float(headers.get("retry-after", ""))
+        return planned if math.isnan(asked) else min(max(asked, 0.0), LONGEST_WAIT_S)
     except ValueError:
         return planned
 
@@ -238,5 +298,5 @@ def _without(text: str, key: str) -> str:
 
 
 def _hidden(text: str, key: str) -> str:
-    """The beginning of a server's text without the key."""
-    return " ".join(_without(text, key).split())[:200]
+    """The beginning of a server's text without the key, and without what a terminal would obey."""
+    return one_line(_without(text, key), 200)

@@ -82,7 +82,9 @@ def _undone(records: Records, part: str, latents: Iterable[int], progress: bool)
 
 
 def choose(store: FeatureStore, number: int, seed: int) -> list[int]:
-    """`number` latents drawn among all that fire, in ascending order."""
+    """`number` latents drawn among all that fire, in ascending order; UserError for none."""
+    if number < 1:
+        raise UserError(f"expected a number of latents of 1 or more; got {number}; ask for some")
     alive = (store.count > 0).nonzero().squeeze(1)
     picked = torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))[:number]
     return alive[picked].sort().values.tolist()

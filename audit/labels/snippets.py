@@ -24,6 +24,8 @@ from ...saes import FeatureStore, UserError
 from ...saes.latents.codes.codebook import Codebook, codes_of
 from ...saes.latents.gather.stats import histogram_edges
 
+LARGEST_SEED = 2**32
+
 
 class Snippet(NamedTuple):
     """A window of text. `marks` are the places where the latent fires, of a negative the one place that it was chosen for.
@@ -58,10 +60,11 @@ class Draws:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.explain, self.score, self.negatives) < self.least or self.least < 2 or self.seed < 0:
+        too_few = min(self.explain, self.score, self.negatives) < self.least or self.least < 2
+        if too_few or not 0 <= self.seed < LARGEST_SEED:
             raise UserError(
-                f"expected at least {max(self.least, 2)} snippets of each kind and a seed of 0 or more; got explain {self.explain}, "
-                f"score {self.score}, negatives {self.negatives}, least {self.least}, seed {self.seed}; ask for more"
+                f"expected at least {max(self.least, 2)} snippets of each kind and a seed of 0 to {LARGEST_SEED - 1}; got "
+                f"explain {self.explain}, score {self.score}, negatives {self.negatives}, least {self.least}, seed {self.seed}; ask anew"
             )
 
 

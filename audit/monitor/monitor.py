@@ -15,7 +15,7 @@ of what was read. Attention is causal, so a message's score does not depend on w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -65,6 +65,10 @@ class Monitor:
         roles: Sequence[str] | None = None,
         context: int = 512,
     ):
+        if reduce not in get_args(Reduce) or isinstance(roles, str):
+            raise UserError(
+                f"expected reduce of {' or '.join(get_args(Reduce))} and a list of roles; got {reduce!r}, {roles!r}; choose anew"
+            )
         self.model, self.signals, self.roles, self.context = model, dict(signals), roles, context
         self.reduce: Reduce = reduce
         if taken := RESERVED & signals.keys():

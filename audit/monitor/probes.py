@@ -38,8 +38,10 @@ def train_probe(
 ) -> Probe:
     """A probe at `site` that tells `positive` texts or chats from `negative` ones; its `quality` is measured as the module says.
 
-    UserError for fewer than LEAST of either kind.
+    UserError for fewer than LEAST of either kind, and for another kind of probe.
     """
+    if kind not in ("logistic", "means"):
+        raise UserError(f"expected a probe by logistic or means; got {kind!r}; choose one")
     if min(len(positive), len(negative)) < LEAST:
         raise UserError(
             f"expected at least {LEAST} positive and negative texts each; got {len(positive)} and {len(negative)}; give more"
