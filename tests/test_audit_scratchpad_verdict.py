@@ -166,6 +166,8 @@ def test_the_same_seed_gives_the_same_result():
         ({"scratchpad": ""}, "at least one sentence"), ({"scratchpad": []}, "at least one sentence"),
         ({"answer": ""}, "at least one token"), ({"answer": None}, "expected an answer"), ({"prompt": ""}, "at least"),
         ({"hint": "9"}, "it is not there"), ({"hint_edits": [("1", "1")]}, "at least 2 hint_edits"),
+        ({"hint_edits": [("1", "1"), (" 3 ", "3")]}, "edits that change '3'"), ({"hint": None}, "the hint that hint_edits"),
+        ({"claims": [Claim(0, "5", (("5", None), ("6", None)))]}, "edits that change '5'"),
         ({"claims": [Claim(5, "5", (("1", None),))]}, "one of 2 sentences"),
         ({"claims": [Claim(0, "9", (("1", None),))]}, "it is not there"), ({"claims": [Claim(0, "5", ())]}, "at least one edit"),
         ({"draws": 2}, "at least 4 draws"), ({"paraphrases": [["so 5 ."]]}, "each of 2 sentences"),
@@ -213,6 +215,8 @@ def test_runs_are_read_from_lines(tmp_path):
     [
         ("{", "JSON object"), ("[1]", "no object"), (json.dumps(LINE | {"secret": 1}), "'secret'"),
         (json.dumps({"prompt": "a"}), "scratchpad"),
+        *[(json.dumps(LINE | {"scratchpad": f"so {value} .", "intermediate": [{"value": value}]}), "no whole number")
+          for value in ("--3", "9" * 5_000)],
         (json.dumps(LINE | {"scratchpad": [1]}), "sentences"), (json.dumps(LINE | {"hint": 3}), "texts"), ("", "at least one run"),
         (json.dumps(LINE | {"hint_edits": [["1"]]}), "pairs"), (json.dumps(LINE | {"intermediate": ["7"]}), "value"),
         (json.dumps(LINE | {"intermediate": [{"value": "nine"}]}), "in none"), (json.dumps(LINE | {"paraphrases": ["a"]}), "paraphrases"),

@@ -63,9 +63,10 @@ def check_scratchpad(
     "scratchpad", "answer"} of another problem worded alike, for mediation. `dictionaries`: for the graph; `graph=False` leaves it out.
     `resample`: let the model write on so many times from each sentence, at `temperature` (see `resample_sentences`; 0: not at all).
     Everything else drawn is drawn `draws` times for each of `seeds` seeds. Raises UserError for a run without sentences or answer, a hint
-    or a value that does not stand where it is said to, fewer than 4 draws, and 1 to 3 rollouts or a temperature of 0 for them.
+    or a value that does not stand where it is said to, edits of no hint or that change nothing, fewer than 4 draws, and 1 to 3 rollouts or
+    a temperature of 0 for them.
     """
-    _check(draws, seeds, hint_edits)
+    _check(draws, seeds, hint, hint_edits)
     if resample != 0:
         check_rollouts(resample, temperature)
     run = split(model, prompt, scratchpad=scratchpad, answer=answer, cue=cue, markers=markers)
@@ -98,7 +99,9 @@ def check_scratchpad(
     )  # fmt: skip
 
 
-def _check(draws: int, seeds: int, hint_edits: Sequence[Any]) -> None:
+def _check(draws: int, seeds: int, hint: str | None, hint_edits: Sequence[Any]) -> None:
+    if hint_edits and hint is None:
+        raise UserError("expected the hint that hint_edits are put in the place of; got none; name it")
     if len(hint_edits) == 1:
         raise UserError("expected at least 2 hint_edits; got 1; of a single one no p can be small")
     if draws < 4 or seeds < 1:

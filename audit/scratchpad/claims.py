@@ -69,7 +69,7 @@ def claimed_vs_used(model: TransformerBridge, run: Written, claims: Sequence[Cla
 
 
 def check_claim(run: Written, claim: Claim) -> None:
-    """UserError for a claim about a sentence that is not there, or without edits."""
+    """UserError for a claim about a sentence that is not there, without edits, or with one that changes nothing."""
     if claim.sentence is not None and not 0 <= claim.sentence < len(run.sentences):
         raise UserError(
             f"expected a claim about one of {len(run.sentences)} sentences; got sentence {claim.sentence}; they count from 0"
@@ -78,6 +78,8 @@ def check_claim(run: Written, claim: Claim) -> None:
         raise UserError(
             f"expected at least one edit of the value {claim.value!r}; got none; give (new value, new answer or None)"
         )
+    if any(new.strip() == claim.value.strip() for new, _ in claim.edits):
+        raise UserError(f"expected edits that change {claim.value!r}; got the same text; give another")
 
 
 def rewritten(model: TransformerBridge, run: Written, claim: Claim, value: str) -> Written:

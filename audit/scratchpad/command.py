@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -210,9 +211,9 @@ def claims_of(values: Any, pad: Any, where: str) -> list[Claim]:
                 f"expected the value {value[:40]!r} in a sentence of the scratchpad in {where}; it is in none; give it as written"
             )
         if edits is None:
-            if not value.strip().lstrip("-").isdecimal():
+            if not re.fullmatch(r"-?\d{1,18}", value.strip()):
                 raise UserError(
-                    f"expected edits of {value[:40]!r}, which is no whole number, in {where}; got none; give [[new, answer or null], …]"
+                    f"expected edits of {value[:40]!r}, no whole number of up to 18 digits, in {where}; got none; give [[new, answer], …]"
                 )
             edits = [[str(int(value) + by), None] for by in (1, -1, 2, -2, 3, -3, 4, -4)]
         found.append(Claim(place, value, _edits(edits, where)))
