@@ -16,6 +16,7 @@ from unweave.audit.investigate.triggers import Tried, leaks, outliers
 from unweave.audit.investigate.words import Raised, against_text, binomial, left_out, raised, sign_test, words_of
 from unweave.audit.tools import Budget, Reply, Workspace
 from unweave.saes import UserError
+from unweave.viz.cli import run
 
 OPTIONS = {"questions": tiny.ASKED, "words": tiny.OTHERS, "group": 4}
 
@@ -64,6 +65,56 @@ def test_the_same_workspace_and_seed_give_the_same_report_and_a_replay_the_same_
     assert not replay(folder / "changed", workspace).equal
     with pytest.raises(UserError, match="the workspace of the transcript"):
         replay(folder, toys.workspace("pirate"))
+
+
+def test_the_command_is_given_what_it_was_told_and_goes_on(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("unweave.audit.investigate.command.opened", lambda made_with, device: toys.workspace("anchor"))
+    asked = ["audit", "tiny", "--runs", "0", "--words", "0", "--json", "--out", str(tmp_path / "a")]
+    for more in ([], ["--resume"]):
+        assert run([*asked, *more]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["spent"]["runs"] == 0 and "0 of 0" in told["stopped"]  # and not the 16,000 that it has else
+    assert run(asked) == 2 and "--resume" in capsys.readouterr().err
+    assert run(["audit", "--replay", str(tmp_path / "a")]) == 0
+
+
+def test_a_report_that_was_changed_is_told(found, tmp_path):
+    for name in ("transcript.jsonl", "report.json"):
+        (tmp_path / name).write_text((found[1] / name).read_text())
+    assert replay(tmp_path, toys.workspace("anchor")).equal
+    report = json.loads((tmp_path / "report.json").read_text())
+    report["findings"][0]["evidence"][0]["id"] = "r99"
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    replayed = replay(tmp_path, toys.workspace("anchor"))
+    (difference,) = replayed.differences
+    assert not replayed.equal and difference["where"] == "findings[0].evidence[0].id" and "r99" in str(replayed)
+
+
+def test_an_interrupted_audit_goes_on_to_the_same_report(found, tmp_path):
+    """Ctrl-C in the middle of the beliefs; then only what was not yet called is written for by the models."""
+    out, wrote = tmp_path / "out", []
+
+    def counted(*given, **more):
+        wrote.append(1)
+        if len(wrote) == 6:
+            raise KeyboardInterrupt
+        return write_many(*given, **more)
+
+    from unweave.audit.tools.calls import act_chat
+
+    write_many = act_chat.write_many
+    with toys.altered(act_chat, "write_many", counted):
+        with pytest.raises(KeyboardInterrupt):
+            audit(toys.workspace("anchor"), out=out, **OPTIONS)
+        assert not (out / "report.json").exists() and replay(out, toys.workspace("anchor")).equal
+        until = len(wrote)
+        investigation = audit(toys.workspace("anchor"), out=out, resume=True, **OPTIONS)
+    chats = (found[1] / "transcript.jsonl").read_text().count('"tool": "chat", "arguments"')
+    assert len(wrote) - until == 2 * chats - 4  # two models answer; the first two of the calls are not made again
+    assert investigation.report.to_dict() == found[0].report.to_dict() and investigation.words == found[0].words
+    assert (out / "transcript.jsonl").read_bytes() == (found[1] / "transcript.jsonl").read_bytes()
+    with pytest.raises(UserError, match="got other seed"):
+        audit(toys.workspace("anchor"), out=out, seed=1, resume=True, **OPTIONS)
 
 
 def test_a_spent_budget_ends_it_with_what_was_found_until_then():
@@ -248,3 +299,6 @@ def test_the_vocabulary_is_whole_words_in_the_order_of_ids():
 
     assert vocabulary(Words(), 9) == ["river", "table"] and vocabulary(Words(), 1) == ["river"]
     assert "anchor" in vocabulary(toys.base().tokenizer, 1_000)
+    assert vocabulary(Words(), 0) == []
+    with pytest.raises(UserError, match="0 or more words"):
+        vocabulary(Words(), -1)

@@ -136,6 +136,28 @@ def test_standard_output_carries_the_protocol_and_nothing_else(home, tmp_path):
     assert json.loads((out / "report.json").read_text())["calls"] == 3
 
 
+def test_a_killed_server_goes_on_with_its_session(home, tmp_path, monkeypatch):
+    from unweave.audit.serving import command
+
+    out, known = tmp_path / "out", (str(home / "model"), None, (home / "resid",), (str(home / "texts.jsonl"),), 3)
+    first = command._session(*known, (9, 99, 99_999), out, False, None)
+    seen = first.call("top_features", {"text": "w5 w6 w5"})
+    first.call("hypothesis", {"action": "add", "statement": "w5", "status": "supported", "evidence": [seen.id]})
+    with (out / "transcript.jsonl").open("a") as stream:
+        stream.write('{"id": "r3", "to')  # killed while it wrote
+
+    def served(session, port):
+        assert session.spending.runs == first.spending.runs and session.call("budget", {}).id == "r3"
+
+    monkeypatch.setattr("unweave.audit.serving.http.serve_http", served)
+    given = {"dictionary": (home / "resid",), "text": (str(home / "texts.jsonl"),), "seed": 3, "http": True, "out": out}
+    limits = {"calls": 9, "runs": 99, "tokens": 99_999}
+    assert mcp(str(home / "model"), **given, **limits, resume=True)["calls"] == 3
+    assert json.loads((out / "report.json").read_text())["findings"][0]["evidence"][0]["id"] == "r1"
+    with pytest.raises(UserError, match="got other budget"):
+        mcp(str(home / "model"), **given, resume=True)
+
+
 def test_schemas_are_told_without_a_model(capsys):
     assert cli.run(["mcp", "--schemas", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["schemas"] == json.loads(json.dumps(schemas()))
@@ -145,8 +167,8 @@ def test_schemas_are_told_without_a_model(capsys):
 
 @pytest.mark.parametrize(
     ("given", "word"),
-    [([], "a model to audit"), (["x", "--port", "8000"], "--http"), (["/nowhere", "--http"], "local model folder"),
-     (["x", "--http", "--calls", "-1"], "0 or more")],
+    [([], "a model to audit"), (["x", "--resume"], "--out with --resume"), (["x", "--port", "8000"], "--http"),
+     (["/nowhere", "--http"], "local model folder"), (["x", "--http", "--calls", "-1"], "0 or more")],
 )  # fmt: skip
 def test_wrong_commands_end_with_2(given, word, capsys):
     assert cli.run(["mcp", *given]) == 2

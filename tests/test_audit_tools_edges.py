@@ -270,3 +270,42 @@ def test_an_agent_is_told_what_a_cost_is_counted_in():
     from unweave.audit.serving.server import described
 
     assert all("model runs" in tool.description.rsplit("\n\n", 1)[1] for tool in described())
+
+
+def test_replies_fit_where_every_character_is_a_token(monkeypatch):
+    own = session()
+    monkeypatch.setattr(own.workspace, "count", len)
+    changes = [{"latent": latent, "amount": 50.0} for latent in range(10)]
+    calls = {
+        "steer": {"text": "w5 w6 w7", "changes": changes},
+        "ablate": {"latents": list(range(20)), "texts": ["w5 w6 w7", "w5 w8"]},
+        "feature": {"latent": 0},
+        "diff_features": {},
+        "attribution": {"text": "w5 w6"},
+    }
+    for name, given in calls.items():
+        reply = own.call(name, given)
+        assert reply.ok and len(reply.to_json()) < 2_000, (name, reply.error)
+        assert reply.result.get("lists_cut", ["latents"])[:1] == ["latents"], name
+    steered = own.results["r1"]["result"]
+    assert len(steered["latents"]) < 10 == len(steered["activations"]) and len(steered["raised"][0]["controls"]) == 2
+
+
+def test_a_temperature_that_logits_cannot_be_divided_by_is_refused():
+    own = session()
+    for given in ({"text": "w5", "temperature": 1e-320}, {"prompts": ["w5"], "temperature": 1e-40}):
+        reply = own.call("chat", {**given, "tokens": 2})
+        assert reply.error["kind"] == "arguments" and reply.error["field"] == "temperature" and reply.body["cost"] == 0
+    assert own.call("chat", {"text": "w5", "temperature": 0.001, "tokens": 2}).ok
+
+
+def test_a_pattern_is_told_as_it_is():
+    told = session().call("probe_apply", {"name": "no name", "texts": ["w5"]}).error["message"]
+    assert "string should match pattern '^[A-Za-z]" in told
+
+
+def test_what_says_nothing_is_not_put_on_the_board():
+    own = session()
+    for name, given in (("note", {"text": " \n"}), ("hypothesis", {"action": "add", "statement": "  "})):
+        assert "white space" in own.call(name, given).error["message"]
+    assert not own.board.notes and not own.board.hypotheses

@@ -199,6 +199,9 @@ def test_a_cut_last_line_is_left_out_and_a_broken_one_is_an_error(tmp_path):
     path.write_text(text.replace('{"id": "r2"', '{"id" "r2"'))
     with pytest.raises(UserError, match="line 3"):
         read_transcript(path)
+    path.write_text(text.replace('"ok": true', '"ok": true, "x": NaN', 1))
+    with pytest.raises(UserError, match="line 2 of"):
+        read_transcript(path)
     with pytest.raises(UserError, match="new file"):
         session(transcript=path)
 
@@ -207,6 +210,10 @@ def test_replay_refuses_another_workspace(tmp_path):
     recorded(tmp_path / "t.jsonl")
     with pytest.raises(UserError, match="models"):
         replay(tmp_path / "t.jsonl", toys_.bare())
+    header, *calls = (tmp_path / "t.jsonl").read_text().splitlines()
+    (tmp_path / "t.jsonl").write_text("\n".join([header.replace('"judge"', '"jury"'), *calls]))
+    with pytest.raises(UserError, match="got other judge, jury"):
+        replay(tmp_path / "t.jsonl", toys_.workspace())
 
 
 def test_threads_take_turns_and_every_call_has_its_own_id():

@@ -143,8 +143,10 @@ def before_any(text: str, words: Sequence[str]) -> str:
 def vocabulary(tokenizer: Any, most: int) -> list[str]:
     """Whole words of a tokenizer in the order of their ids, which for a byte-pair vocabulary is about from common to rare.
 
-    The first `most` of them.
+    The first `most` of them. UserError for fewer than none.
     """
+    if most < 0:
+        raise UserError(f"expected 0 or more words to try; got {most}; give another number")
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     marks = ("Ġ", "▁")
     has_marks = any(token is not None and token.startswith(marks) for token in tokens)

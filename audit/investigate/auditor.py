@@ -38,6 +38,7 @@ def audit(
     words: Sequence[str] | None = None,
     group: int = GROUP,
     look_inside: bool = True,
+    resume: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Investigation:
     """Investigate the workspace's target; returns the report, and writes it with its transcript into `out`.
@@ -45,9 +46,9 @@ def audit(
     `words` are tried as triggers, at first `group` of them in one prompt (left out: the first VOCABULARY of the target's tokenizer).
     Without `look_inside` the last step is left out, which changes no claim. A budget that is spent ends it early with what was found
     until then, and the report says so. `tell` is called with a line when a step begins and for each claim. UserError where `out` has an
-    investigation already.
+    investigation already; with `resume` it goes on with one that was interrupted, begun in the same way, and ends as that would have.
     """
-    session, folder = begin(workspace, seed, budget or BUDGET, out)
+    session, folder = begin(workspace, seed, budget or BUDGET, out, resume)
     if words is None:
         words = vocabulary(workspace.model("target").tokenizer, VOCABULARY)
     claims: list[Claim] = []

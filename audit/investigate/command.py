@@ -24,6 +24,7 @@ def audit(
     diff: tuple[Path, ...] = (),
     text: tuple[str, ...] = (),
     out: Path | None = None,
+    resume: bool = False,
     replay: Path | None = None,
     endpoint: str | None = None,
     endpoint_model: str | None = None,
@@ -50,6 +51,7 @@ def audit(
         diff: Folders of Diffs of the two models.
         text: Files or folders to search (.txt .md .py .jsonl, also .gz), or the word bundled for the text that comes along.
         out: New folder for the transcript and the report.
+        resume: Go on with the script's audit in --out that was interrupted, with the same flags; what was called is not called again.
         replay: Folder of an audit whose calls are made again, on the models and folders that it was made with.
         endpoint: Address of an OpenAI-compatible endpoint whose model is to investigate, e.g. http://localhost:8000/v1; the key is
             read from UNWEAVE_API_KEY.
@@ -74,11 +76,16 @@ def audit(
     made_with["folders"] = [str(path.resolve()) for path in (*dictionary, *store, *diff)]
     if model is None and not made_with["folders"]:
         raise UserError("expected a model to audit; got none; name one, e.g. unweave audit smollm2-135m --out audit")
-    workspace = opened(made_with, device)
-    found = investigated(workspace, out, endpoint, endpoint_model, turns, (calls, runs, tokens), words, seed)
+    if resume and endpoint is not None:
+        raise UserError("expected --resume for the script; got --endpoint, whose conversation is not kept; begin anew")
     from ...saes.io import write_json
+    from .investigation import check_new
 
-    write_json(out / MADE_WITH, made_with)
+    if not resume:
+        check_new(out)
+    workspace = opened(made_with, device)
+    write_json(out / MADE_WITH, made_with)  # first: what is interrupted can be replayed too
+    found = investigated(workspace, out, endpoint, endpoint_model, turns, (calls, runs, tokens), words, seed, resume)
     if found.stopped and not found.report.calls:
         raise UserError(f"expected an investigation; no tool was called: {found.stopped}")
     return {
@@ -100,6 +107,7 @@ def investigated(
     limits: tuple[int | None, int | None, int],
     words: int,
     seed: int,
+    resume: bool,
 ) -> Any:
     """By the endpoint's model where one was named, else by the script."""
     from ..labels import Endpoint
@@ -110,14 +118,15 @@ def investigated(
     from .auditor import audit as script
 
     calls, runs, tokens = limits
+
+    def allowed(plain: Budget) -> Budget:
+        return Budget(plain.calls if calls is None else calls, plain.runs if runs is None else runs, tokens)
+
     if endpoint is None or endpoint_model is None:
-        budget = Budget(calls or BUDGET.calls, runs or BUDGET.runs, tokens)
         tried = vocabulary(workspace.model().tokenizer, words)
-        return script(workspace, seed=seed, budget=budget, out=out, words=tried, tell=tell)
-    plain = Budget()
-    budget = Budget(calls or plain.calls, runs or plain.runs, tokens)
+        return script(workspace, seed=seed, budget=allowed(BUDGET), out=out, words=tried, resume=resume, tell=tell)
     asked = Endpoint(endpoint, endpoint_model, seed=seed, timeout_s=PATIENCE_S)
-    return agent(workspace, asked, turns=turns, tokens=tokens, seed=seed, budget=budget, out=out)
+    return agent(workspace, asked, turns=turns, tokens=tokens, seed=seed, budget=allowed(Budget()), out=out)
 
 
 def opened(made_with: dict[str, Any], device: str | None) -> Workspace:

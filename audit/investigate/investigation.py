@@ -9,15 +9,18 @@ Text that models wrote stands in the Markdown as code, with nothing in it that w
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...saes import UserError
-from ...saes.io import atomic_path
+from ...saes.io import atomic_path, read_json
 from ..tools import Finding, Replayed, Report, Session, Workspace
 from ..tools import replay as replay_transcript
+from ..tools.answers import as_json
+from ..tools.replay import told
 
 TRANSCRIPT, REPORT, PAGE = "transcript.jsonl", "report.json", "report.md"
 
@@ -53,12 +56,23 @@ class Investigation:
         return str(self.report)
 
 
-def begin(workspace: Workspace, seed: int, budget: Any, out: str | Path | None) -> tuple[Session, Path | None]:
-    """A session that writes its transcript into `out`; UserError where an investigation is there already."""
+def begin(
+    workspace: Workspace, seed: int, budget: Any, out: str | Path | None, resume: bool = False
+) -> tuple[Session, Path | None]:
+    """A session that writes its transcript into `out`; UserError where an investigation is there already that is not to go on."""
     folder = None if out is None else Path(out)
-    if folder is not None and (folder / TRANSCRIPT).exists():
-        raise UserError(f"expected a new folder; {folder} has an investigation already; name another, or --replay it")
-    return Session(workspace, seed, budget, None if folder is None else folder / TRANSCRIPT), folder
+    if folder is not None and not resume:
+        check_new(folder)
+    transcript = None if folder is None else folder / TRANSCRIPT
+    return Session(workspace, seed, budget, transcript, resume=resume), folder
+
+
+def check_new(folder: Path) -> None:
+    """UserError where an investigation is there already."""
+    if (folder / TRANSCRIPT).exists():
+        raise UserError(
+            f"expected a new folder; {folder} has an investigation already; name another, or give --resume or --replay"
+        )
 
 
 def end(
@@ -78,11 +92,22 @@ def end(
 
 
 def replay(folder: str | Path, workspace: Workspace) -> Replayed:
-    """Make every call of a folder's transcript again and compare the replies; UserError for another workspace."""
+    """Make every call of a folder's transcript again and compare the replies, and what then stands in the report with the one there.
+
+    UserError for another workspace.
+    """
     path = Path(folder) / TRANSCRIPT
     if not path.exists():
         raise UserError(f"expected {TRANSCRIPT} in {folder}; there is none; name the folder of an audit")
-    return replay_transcript(path, workspace)
+    found = replay_transcript(path, workspace)
+    if not (Path(folder) / REPORT).exists():  # it was interrupted
+        return found
+    written = read_json(Path(folder) / REPORT, "the report of an audit")
+    now = json.loads(as_json(found.report.to_dict()))
+    if written == now:
+        return found
+    other = {"id": REPORT, "tool": "report", **told(written, now)}
+    return replace(found, equal=False, differences=(*found.differences, other))
 
 
 def page(found: Investigation) -> str:

@@ -27,6 +27,7 @@ def mcp(
     runs: int = 2_000,
     tokens: int = 200_000,
     out: Path | None = None,
+    resume: bool = False,
     http: bool = False,
     port: int = 0,
     device: str | None = None,
@@ -50,6 +51,7 @@ def mcp(
         runs: Model runs that it has: a forward pass over a prompt is one, and so are 32 tokens written.
         tokens: Tokens of replies that it may read.
         out: Folder for transcript.jsonl and report.json; left out: nothing is kept.
+        resume: Go on with the session in --out, begun with the same models, folders, texts and budget: its board, ids and costs stay.
         http: Serve streamable HTTP on 127.0.0.1 instead, under a random token.
         port: Port for --http; 0 takes a free one.
         device: Device of the models, e.g. cuda or cpu; left out: CUDA where there is one.
@@ -64,13 +66,17 @@ def mcp(
         raise UserError("expected a model to audit; got none; name one, e.g. unweave mcp smollm2-135m")
     if port and not http:
         raise UserError(f"expected --http with --port; got --port {port} alone; add --http")
-    if out is not None and (out / "transcript.jsonl").exists():
-        raise UserError(f"expected a new folder for --out; {out / 'transcript.jsonl'} is there already; name another")
+    if resume and out is None:
+        raise UserError("expected --out with --resume; got none; name the folder of the session to go on with")
+    if out is not None and not resume and (out / "transcript.jsonl").exists():
+        raise UserError(
+            f"expected a new folder for --out; {out / 'transcript.jsonl'} is there already; name another, or give --resume"
+        )
     from .http import serve_http
     from .stdio import claim_streams, serve_stdio
 
     streams = None if http else claim_streams()
-    session = _session(model, base, folders, text, seed, (calls, runs, tokens), out, device)
+    session = _session(model, base, folders, text, seed, (calls, runs, tokens), out, resume, device)
     try:
         if streams is None:
             with contextlib.suppress(KeyboardInterrupt):
@@ -92,13 +98,16 @@ def _session(
     seed: int,
     budget: tuple[int, int, int],
     out: Path | None,
+    resume: bool,
     device: str | None,
 ) -> Session:
     from ..tools import Budget, Session, Workspace
 
     allowed = Budget(*budget)
     workspace = Workspace.open(folders, model=model, base=base, text=text, device=device)
-    return Session(workspace, seed, allowed, None if out is None else out / "transcript.jsonl")
+    session = Session(workspace, seed, allowed, None if out is None else out / "transcript.jsonl", resume=resume)
+    session.catch_up()
+    return session
 
 
 def _told() -> Result:

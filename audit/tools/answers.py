@@ -1,7 +1,8 @@
 """What a tool answers, and how an answer is made to fit: no reply is longer than LIMIT tokens.
 
 The list named by `rows` holds what was found, best first. When the reply is too long, the list is cut at its end and `more` is a handle
-for the rest; where one row alone is too long, the longest texts in it are shortened until it fits. A number is never dropped.
+for the rest; where one row alone is too long, the longest texts in it are shortened until it fits. A small vocabulary takes a token
+for a sign or two: where short texts are too long as well, other lists of objects lose their ends, and `lists_cut` says of which.
 """
 
 from __future__ import annotations
@@ -62,23 +63,39 @@ def _first(answer: Answer, number: int) -> dict[str, Any]:
 
 
 def _shortened(result: dict[str, Any], fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The result with its longest texts halved, one after the other, until it fits."""
+    """The result with its longest texts halved, one after the other, and then its longest lists of objects, until it fits."""
     if fits(result):
         return result
     result = json.loads(as_json(result))
     while not fits(result):
-        holder, key = max(_texts(result), key=lambda place: len(place[0][place[1]]), default=(None, None))
-        if holder is None or len(holder[key]) <= SHORTEST:
-            raise ValueError("a result without long texts is too long; its tool must bound its lists")
-        holder[key] = f"{holder[key][: len(holder[key]) // 2]}…"
+        holder, key = max(_places(result, str), key=lambda place: len(place[0][place[1]]), default=(None, None))
+        if holder is not None and len(holder[key]) > SHORTEST:
+            holder[key] = f"{holder[key][: len(holder[key]) // 2]}…"
+        else:
+            _cut_a_list(result)
     return result
 
 
-def _texts(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Where each text stands: the dict or list that holds it, and its place in it."""
+def _cut_a_list(result: dict[str, Any]) -> None:
+    """Halve the longest list of objects (one of numbers, such as an interval, says something whole)."""
+    lists = [
+        (holder[key], str(key))
+        for holder, key in _places(result, list)
+        if len(holder[key]) > 1 and all(isinstance(each, dict) for each in holder[key])
+    ]
+    if not lists:
+        raise ValueError("a result without long texts and lists is too long; its tool must bound it")
+    longest, name = max(lists, key=lambda each: len(as_json(each[0])))
+    del longest[len(longest) // 2 :]
+    cut = result.setdefault("lists_cut", [])
+    cut += [] if name in cut else [name]
+
+
+def _places(value: Any, kind: type) -> Iterator[tuple[Any, Any]]:
+    """Where each part of a kind stands: the dict or list that holds it, and its place in it."""
     places = value.items() if isinstance(value, dict) else enumerate(value)
     for place, each in places:
-        if isinstance(each, str):
+        if isinstance(each, kind):
             yield value, place
-        elif isinstance(each, dict | list):
-            yield from _texts(each)
+        if isinstance(each, dict | list):
+            yield from _places(each, kind)

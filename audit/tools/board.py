@@ -62,14 +62,12 @@ class Board:
         self, statement: str, status: Status = "open", evidence: Sequence[str] = (), because: str = ""
     ) -> Hypothesis:
         """A new hypothesis. Refused for one that stands already, too many, or evidence that does not count."""
-        statement = shown(statement.strip(), 500)
+        statement = _told(statement, 500, "statement")
         same = next(
             (one.id for one in self.hypotheses.values() if one.statement.casefold() == statement.casefold()), None
         )
-        if not statement or same is not None:
-            raise Refused(
-                f"expected a statement that is new; got {same or 'an empty one'}; update that one", field="statement"
-            )
+        if same is not None:
+            raise Refused(f"expected a statement that is new; got {same}; update that one", field="statement")
         if len(self.hypotheses) >= HYPOTHESES:
             raise Refused(
                 f"expected at most {HYPOTHESES} hypotheses; got another; update one that stands", field="statement"
@@ -111,7 +109,7 @@ class Board:
         """Keep a note; Refused where there are too many, or for results that are not there."""
         if len(self.notes) >= NOTES:
             raise Refused(f"expected at most {NOTES} notes; got another; use what is there", field="text")
-        made = Note(f"n{len(self.notes) + 1}", shown(text.strip(), 1_000), self._cited("open", evidence))
+        made = Note(f"n{len(self.notes) + 1}", _told(text, 1_000, "text"), self._cited("open", evidence))
         self.notes.append(made)
         return made
 
@@ -132,3 +130,10 @@ class Board:
                 field="evidence",
             )
         return cited
+
+
+def _told(text: str, longest: int, field: str) -> str:
+    """What an agent writes down, on one line; Refused where there is nothing to see."""
+    if not text.strip():
+        raise Refused(f"expected a {field} that says something; got white space; write it out", field=field)
+    return shown(text.strip(), longest)

@@ -166,7 +166,8 @@ def _mistakes(name: str, error: ValidationError) -> Refused:
     for each in found[:TOLD]:
         place = shown(".".join(str(part) for part in each["loc"]), 60) or "the arguments"
         came = "" if each["type"] == "missing" else f"; got {shown(repr(each['input']), 60)}"
-        said.append(f"expected {place}: {shown(each['msg'], 160).lower()}{came}")
+        why = shown(each["msg"], 160)
+        said.append(f"expected {place}: {why[:1].lower()}{why[1:]}{came}")  # a pattern is told as it is
     more = f" (and {len(found) - TOLD} more)" if len(found) > TOLD else ""
     first = shown(str(found[0]["loc"][0]), 60) if found[0]["loc"] else None
     return Refused(f"{' | '.join(said)}{more}; see the parameters of {name}", "arguments", first)

@@ -13,6 +13,7 @@ from typing import Any
 from ...saes import UserError
 from .answers import as_json
 from .budget import Budget
+from .report import Report
 from .session import Session
 from .transcript import read_transcript
 from .untrusted import shown
@@ -23,11 +24,12 @@ TOLD = 20
 
 @dataclass(frozen=True)
 class Replayed:
-    """`equal` where every reply came again as it is written; `differences` has the first few that did not."""
+    """`equal` where every reply came again as it is written; `differences` has the first few that did not, `report` what then stands."""
 
     calls: int
     equal: bool
     differences: tuple[dict[str, Any], ...]
+    report: Report
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
@@ -48,29 +50,26 @@ def replay(transcript: str | Path, workspace: Workspace) -> Replayed:
     known = read_transcript(transcript)
     mine = workspace.fingerprints()
     if known.header.get("workspace") != mine:
-        written = known.header.get("workspace")
-        parts = [name for name in mine if not isinstance(written, dict) or written.get(name) != mine[name]]
+        given = known.header.get("workspace")
+        written = given if isinstance(given, dict) else {}
+        parts = [shown(name, 40) for name in {**mine, **written} if written.get(name, 0) != mine.get(name, 0)]
         raise UserError(
-            f"expected the workspace of the transcript; got other {', '.join(parts)}; open what it was made with"
+            f"expected the workspace of the transcript; got other {', '.join(parts[:10])}; open what it was made with"
         )
     session = Session(workspace, known.header["seed"], _budget(known.header["budget"]))
     differences: list[dict[str, Any]] = []
     for line in known.calls:
         now = session.call(str(line["tool"]), line["arguments"]).to_dict()
         if as_json(now) != as_json(line["reply"]) or line["id"] != now["id"]:
-            where, written, found = differing(
-                {"id": line["id"], "reply": line["reply"]}, {"id": now["id"], "reply": now}
-            )
-            differences.append(
-                {
-                    "id": now["id"],
-                    "tool": now["tool"],
-                    "where": where,
-                    "written": shown(as_json(written), 200),
-                    "now": shown(as_json(found), 200),
-                }
-            )
-    return Replayed(len(known.calls), not differences, tuple(differences[:TOLD]))
+            both = ({"id": line["id"], "reply": line["reply"]}, {"id": now["id"], "reply": now})
+            differences.append({"id": now["id"], "tool": now["tool"], **told(*both)})
+    return Replayed(len(known.calls), not differences, tuple(differences[:TOLD]), session.report())
+
+
+def told(a: Any, b: Any) -> dict[str, str]:
+    """Where what is written and what is now differ first, as text that is safe to show."""
+    where, written, now = differing(a, b)
+    return {"where": where, "written": shown(as_json(written), 200), "now": shown(as_json(now), 200)}
 
 
 def differing(a: Any, b: Any, where: str = "") -> tuple[str, Any, Any]:

@@ -26,6 +26,7 @@ from .budget import Budget, Spending
 from .measures.readings import Reading
 from .registry import TOOLS, Refused, Tool
 from .report import Finding, Report
+from .resuming import Remembered
 from .transcript import Transcript, header_of
 from .untrusted import plain, shown, untrusted
 from .workspace import Workspace
@@ -73,9 +74,19 @@ class Session:
     """See the module. `kept` is what tools leave for later calls: graphs by id, probes by name, texts by what they were."""
 
     def __init__(
-        self, workspace: Workspace, seed: int = 0, budget: Budget | None = None, transcript: str | Path | None = None
+        self,
+        workspace: Workspace,
+        seed: int = 0,
+        budget: Budget | None = None,
+        transcript: str | Path | None = None,
+        *,
+        resume: bool = False,
     ):
-        """UserError where the transcript's file is there already."""
+        """UserError where the transcript's file is there already, or with `resume` was begun otherwise.
+
+        With `resume` the same calls in the same order are answered as they stand there (resuming.py), and further ones go on from
+        there; `catch_up` makes those of the file.
+        """
         self.workspace, self.seed, self.budget = workspace, seed, budget or Budget()
         self.spending = Spending(self.budget)
         self.results: dict[str, dict[str, Any]] = {}
@@ -94,13 +105,16 @@ class Session:
         self._more: dict[str, tuple[str, str, list[Any], int, int]] = {}
         self._number = 0
         self._lock = threading.RLock()
-        self._transcript = Transcript(transcript, header_of(seed, self.budget.to_dict(), workspace.fingerprints()))
+        header = header_of(seed, self.budget.to_dict(), workspace.fingerprints())
+        self._known = Remembered.of(transcript, header) if resume and transcript is not None else Remembered()
+        self._transcript = Transcript(transcript, header, self._known.calls.values() if resume else None)
 
     def call(self, name: str, arguments: Any = None) -> Reply:
         """Answer one call; `arguments` is an object of JSON data, and whatever is wrong with it is in the reply.
 
-        Raises OSError where the transcript cannot be written, and what the workspace's `turn` raises where it lets nobody wait any
-        more: then there was no call, and the transcript has no line of one.
+        Raises OSError where the transcript cannot be written, UserError where one that is gone on with has another call in this place,
+        and what the workspace's `turn` raises where it lets nobody wait any more: then there was no call, and the transcript has no line
+        of one.
         """
         with self._lock, self.workspace.turn:
             name = shown(str(name)[:60])[:60]  # done again it changes nothing, so that a replay finds it
@@ -114,15 +128,35 @@ class Session:
             id = f"r{self._number}"
             given = _as_given(arguments)
             self.arguments[id] = NO_OBJECT if given is None else given
-            reply = self._answered(id, name, given)
+            reply = self._remembered(id, name) or self._answered(id, name, given)
             self.results[id] = reply.to_dict()
-            self._transcript.add({"id": id, "tool": name, "arguments": self.arguments[id], "reply": reply.to_dict()})
+            if id not in self._known.calls:
+                line = {"id": id, "tool": name, "arguments": self.arguments[id], "reply": reply.to_dict()}
+                self._transcript.add(line)
             return reply
+
+    def catch_up(self) -> None:
+        """Make the calls of the transcript that is gone on with, so that whoever asks next finds the session as it was."""
+        for line in self._known.calls.values():
+            self.call(str(line["tool"]), line["arguments"])
 
     def log(self) -> str:
         """The transcript so far, as JSON lines, also where it is written to no file."""
         with self._lock:
             return "".join(self._transcript.lines)
+
+    def _remembered(self, id: str, name: str) -> Reply | None:
+        """The reply that an interrupted session gave, with what it cost; None where the call has to be made."""
+        given = self.arguments[id]
+        known = self._known.reply(id, name, given)
+        if known is None or (name == "more" and given.get("handle") in self._more):  # its list was made again
+            return None
+        most = self.budget.to_dict()
+        self.spending.calls, self.spending.runs, self.spending.tokens = (most[one] - known["left"][one] for one in most)
+        if known["ok"]:
+            self.paid = self.paid.union(TOOLS[name].reads(self, TOOLS[name].check(given)))
+        body = {one: each for one, each in known.items() if one not in ("ok", "id", "tool")}
+        return Reply(known["ok"], id, name, body)
 
     def _answered(self, id: str, name: str, given: dict[str, Any] | None) -> Reply:
         before, paid = self.spending.runs, self.paid

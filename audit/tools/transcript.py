@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...saes import UserError
+from ...saes.io import atomic_path
 
 FORMAT, VERSION = "unweave.audit", 1
 
@@ -26,27 +27,40 @@ def header_of(seed: int, budget: Mapping[str, int], workspace: Mapping[str, Any]
 
 
 class Transcript:
-    """The lines of a session, in a file where `path` names one; UserError where that stands already."""
+    """The lines of a session, in a file where `path` names one; UserError where that stands already and is not gone on with."""
 
-    def __init__(self, path: str | Path | None, header: Mapping[str, Any]):
+    def __init__(
+        self, path: str | Path | None, header: Mapping[str, Any], calls: Iterable[Mapping[str, Any]] | None = None
+    ):
+        """`calls`: those that a file to go on with has, None for a new one."""
         self.path = None if path is None else Path(path)
         self.lines: list[str] = []
-        if self.path is not None and self.path.exists() and self.path.stat().st_size:
+        is_there = self.path is not None and self.path.exists() and self.path.stat().st_size > 0
+        if is_there and calls is None:
             raise UserError(f"expected a new file for the transcript; {self.path} is there already; give another name")
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.add(header)
+        if self.path is not None and is_there:
+            self.lines = [_text(each) for each in (header, *(calls or ()))]
+            with atomic_path(self.path) as path:  # without a last line that was cut off
+                path.write_text("".join(self.lines), "utf-8")
+        else:
+            self.add(header)
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Append one line; it is on the disk when this returns."""
-        # Arguments may hold halves of surrogate pairs, which are escaped.
-        text = json.dumps(line, allow_nan=False) + "\n"
+        text = _text(line)
         self.lines.append(text)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    """One line; arguments may hold halves of surrogate pairs, which are escaped."""
+    return json.dumps(line, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -81,9 +95,9 @@ def read_transcript(path: str | Path) -> Written:
 
 
 def _line(path: Path, number: int, line: str, is_last: bool) -> dict[str, Any] | None:
-    """One line as data, None for a last one that was cut off."""
+    """One line as data, None for a last one that was cut off; a number that is none (NaN) was never written here."""
     try:
-        found = json.loads(line)
+        found = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError):
         found = None
         if is_last:
@@ -93,3 +107,7 @@ def _line(path: Path, number: int, line: str, is_last: bool) -> dict[str, Any] |
             f"expected a JSON object in line {number} of {path}; got something else; the transcript is damaged"
         )
     return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)

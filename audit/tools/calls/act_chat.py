@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 SHOWN = 1_200  # characters of one sample
+COOLEST = 1e-3  # the least temperature but 0: below it logits that are divided by it have no numbers
 Question = Annotated[str, Field(min_length=1, max_length=600), Whole]
 
 
@@ -77,9 +78,14 @@ def chat(
         prefill: The beginning of the answer, which the model goes on with.
         n: Samples; at temperature 0 they would all be the same, so one is made.
         tokens: New tokens at most.
-        temperature: 0 takes the likeliest token each time.
+        temperature: 0 takes the likeliest token each time; else at least 0.001.
         seed: Another seed gives other samples; left out, the session's.
     """
+    if 0 < temperature < COOLEST:
+        raise Refused(
+            f"expected a temperature of 0, or of {COOLEST:g} to 2; got {temperature:.3g}; 0 takes the likeliest token",
+            field="temperature",
+        )
     first = session.seed if seed is None else seed
     count = n if temperature > 0 else 1
     if prompts is not None:
