@@ -20,7 +20,7 @@ import tyro
 
 from ..kernels.dispatch import PathError
 from .config import TrainConfig
-from .errors import UserError
+from .errors import UserError, check_seed
 
 if TYPE_CHECKING:
     from .shards.folder import Shards
@@ -191,7 +191,11 @@ def _deferred(command: Callable[..., Result]) -> Callable[..., Callable[[], Resu
 
     @functools.wraps(command)
     def bind(*args: Any, **kwargs: Any) -> Callable[[], Result]:
-        return lambda: command(*args, **kwargs)
+        def call() -> Result:
+            check_seed(kwargs.get("seed") or 0)
+            return command(*args, **kwargs)
+
+        return call
 
     return bind
 

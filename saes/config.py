@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from .dictionary_config import DictionaryConfig, as_sites
 from .drawn import drawn
-from .errors import UserError
+from .errors import UserError, check_seed
 from .keep import MASSIVE
 
 PENALISED = ("relu", "gated", "jumprelu")  # rules whose sparsity comes from a penalty, not from k
@@ -115,8 +115,7 @@ class TrainConfig:
                 raise UserError(f"expected {name} {', '.join(CHOICES[name])}; got {getattr(self, name)!r}")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise UserError(f"expected a learning rate above zero; got lr={self.lr}; leave it out for the default")
-        if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"expected a seed of 64 bits; got {self.seed}; give a smaller one")
+        check_seed(self.seed)
         self._check_penalty()
 
     def _check_penalty(self) -> None:

@@ -190,6 +190,15 @@ def test_a_wrong_flag_is_exit_code_2(tmp_path, folder, capsys, arguments):
     assert capsys.readouterr().out == ""
 
 
+def test_every_command_refuses_a_seed_that_no_generator_takes(capsys):
+    def command(seed: int = 0) -> dict:
+        return {"seed": torch.Generator().manual_seed(seed).initial_seed()}
+
+    assert cli.parse_and_run(command, ["--seed", str(2**63 - 1), "--json"], "command") == 0
+    assert cli.parse_and_run(command, ["--seed", str(2**63)], "command") == 2
+    assert "seed of 64 bits" in capsys.readouterr().err
+
+
 def test_who_reads_the_first_lines_only_sees_no_traceback():
     code = "from unweave.saes.cli import run_command; run_command(lambda: {'a': 'b' * 10_000_000}, True)"
     command = f"{shlex.quote(sys.executable)} -P -c {shlex.quote(code)} | head -c 1"

@@ -21,6 +21,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ...saes import Dictionary, TrainConfig, UserError
+from ...saes.errors import check_seed
 from ...saes.joined import JoinedShards
 from ...saes.rows import held_out_rows
 from .crosscoder import Columns, compared
@@ -151,8 +152,7 @@ def _check_settings(method: str, fdr: float, held_out: float, causal: int, contr
         raise UserError(
             f"expected fdr and held_out within (0, 1), causal and controls of 0 or more; got {fdr}, {held_out}, {causal}, {controls}"
         )
-    if not -(2**63) <= seed < 2**63:
-        raise UserError(f"expected a seed of 64 bits; got {seed}; give a smaller one")
+    check_seed(seed)
 
 
 def _check_widths(models: Models, method: str) -> None:
