@@ -53,6 +53,14 @@ def test_wrong_commands_are_refused(files):
         command((seen,), (held,), site=SITE)
     with pytest.raises(UserError, match="at least 198"):
         command((seen,), (held,), files / "sae", ("3",))
+    for given in (
+        {"dictionary": files / "sae", "latents": ("3",), "positive": ("x",)},
+        {"site": SITE, "wanted": ("x",)},
+    ):
+        with pytest.raises(UserError, match="got them alone"):
+            command((seen,), (held,), **given)
+    with pytest.raises(UserError, match="each latent once"):
+        command((seen,), (held,), files / "sae", ("3", "3:2"))
     with pytest.raises(UserError, match="such as 12"):
         weight_of("x:1")
 

@@ -56,14 +56,21 @@ def monitor(
         raise UserError(
             "expected --dictionary with --latents, or --site with --positive and --negative; got neither whole"
         )
+    if (site is None and (positive or negative)) or (dictionary is None and wanted):
+        raise UserError(
+            "expected --positive and --negative with --site, --wanted with --dictionary; got them alone; name what they are for"
+        )
+    weights = dict(map(weight_of, latents))
+    if len(weights) < len(latents):
+        raise UserError(f"expected each latent once; got {' '.join(latents)[:200]}; drop the repeated ones")
     opened = None if dictionary is None else Dictionary.load(dictionary)
     name = model or (opened.metadata.get("model") or {}).get("name") if opened is not None else model
     if not name:
-        raise UserError("expected --model, which this dictionary does not name; got none; name it")
+        raise UserError("expected --model, or a dictionary that names its model; got neither; name it")
     loaded = load_model(str(name), device)
     signals: dict[str, Signal] = {}
     if opened is not None:
-        signals["latents"] = Latents(opened, dict(map(weight_of, latents)))
+        signals["latents"] = Latents(opened, weights)
     if site is not None:
         items = [list(read_items(given)) for given in (positive, negative)]
         signals["probe"] = train_probe(loaded, site, items[0], items[1], probe, seed)
