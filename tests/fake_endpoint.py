@@ -18,7 +18,8 @@ def answering(answer):
             for name, value in {**headers, "content-length": str(len(text.encode()))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(text.encode())
+            with contextlib.suppress(ConnectionError):  # who asked may have heard enough
+                self.wfile.write(text.encode())
 
         def log_message(self, format, *args):
             pass

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import audit_tools_toys as toys
+from unweave.audit.investigate.command import audit
 from unweave.audit.serving.command import mcp
 from unweave.audit.serving.server import RESOURCES
 from unweave.audit.serving.words import sentence
@@ -56,6 +57,7 @@ def test_its_flags_kinds_and_resources_are_real():
     assert set(re.findall(r"--([a-z]+)", PAGE)) <= {
         *inspect.signature(mcp).parameters,
         *inspect.signature(show).parameters,
+        *inspect.signature(audit).parameters,
         "json",
     }
     assert all(f"`{kind}`" in PAGE and str(status) in PAGE for kind, status in STATUS.items())
