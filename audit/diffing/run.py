@@ -134,12 +134,9 @@ def diff(
 
 def _checked_texts(texts: Iterable[Any]) -> list[Any]:
     """All of them; UserError for what is no text, and for one text, whose letters would pass for many."""
-    found = [texts] if isinstance(texts, str | bytes) else list(texts)
-    wrong = (
-        found
-        if isinstance(texts, str | bytes)
-        else [each for each in found if not isinstance(getattr(each, "text", each), str)]
-    )
+    is_one = isinstance(texts, str | bytes)
+    found = [texts] if is_one else list(texts)
+    wrong = [each for each in found if is_one or not isinstance(getattr(each, "text", each), str)]
     if wrong:
         raise UserError(f"expected a list of texts or Documents; got {type(wrong[0]).__name__}; give strings in a list")
     return found
